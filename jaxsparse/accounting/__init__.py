@@ -1,0 +1,10 @@
+"""What sparsity costs and saves: operations, bytes, training."""
+
+from .flops import FlopsReport as FlopsReport
+from .flops import LayerFlops as LayerFlops
+from .flops import flops as flops
+from .size import LeafSize as LeafSize
+from .size import SizeReport as SizeReport
+from .size import size_bytes as size_bytes
+from .training import step_training_flops as step_training_flops
+from .training import training_flops as training_flops

@@ -1,0 +1,168 @@
+"""Floating-point operations of one call, dense and sparse, counted from the jaxpr."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import PyTree
+
+from ._jaxpr import ACTIVATION, NO_LEAF, Counting, Origin, count
+from ._leaves import aligned, array_leaves, is_array
+
+_FLOPS_PER_MAC = {"multiply-add": 2}
+
+
+class LayerFlops(NamedTuple):
+    """The products that one parameter leaf feeds, summed over all its uses.
+
+    Attributes:
+      path: Of the leaf, or ``"(activations)"`` for products without a parameter operand.
+      shape: Of the leaf; ``()`` for activations.
+      kept: Weights kept in the leaf; 0 for activations.
+      dense: Operations with all weights present.
+      sparse: Operations that the kept weights need.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    kept: int
+    dense: int
+    sparse: int
+
+
+class FlopsReport(NamedTuple):
+    """Operations of one call; ``print`` it for a table.
+
+    Attributes:
+      layers: One :class:`LayerFlops` a parameter leaf, in order of first use.
+    """
+
+    layers: tuple[LayerFlops, ...]
+
+    @property
+    def dense(self) -> int:
+        """Operations with all weights present."""
+        return sum(layer.dense for layer in self.layers)
+
+    @property
+    def sparse(self) -> int:
+        """Operations that the kept weights need."""
+        return sum(layer.sparse for layer in self.layers)
+
+    @property
+    def ratio(self) -> float:
+        """``sparse / dense``; 1 for a call without any product."""
+        return self.sparse / self.dense if self.dense else 1.0
+
+    def __str__(self) -> str:
+        """A row a layer, and the totals."""
+        rows = [
+            (row.path, str(row.shape), f"{row.kept:,}", f"{row.dense:,}", f"{row.sparse:,}")
+            for row in self.layers
+        ]
+        ratios = [row.sparse / row.dense if row.dense else 1.0 for row in self.layers]
+        rows.append(("total", "", "", f"{self.dense:,}", f"{self.sparse:,}"))
+        return aligned(
+            [
+                (*row, f"{ratio:.4f}")
+                for row, ratio in zip(rows, [*ratios, self.ratio], strict=True)
+            ],
+            ("layer", "shape", "kept", "dense flops", "sparse flops", "ratio"),
+        )
+
+
+def flops(
+    apply_fn: Callable[..., Any],
+    params: PyTree,
+    *inputs: Any,
+    masks: PyTree | None = None,
+    convention: str = "multiply-add",
+    while_steps: int | None = None,
+) -> FlopsReport:
+    """Count the operations of ``apply_fn(params, *inputs)``, dense and with masks.
+
+    The function is traced, not run: nothing is allocated, and any function of arrays will do
+    (linen, nnx, Equinox, Haiku, plain). A product is charged to the parameter leaf that feeds it,
+    through reshapes, casts, slices and multiplications by a mask, and costs ``kept / size`` of its
+    dense cost when that leaf is masked. Products between activations (attention scores) cost the
+    same either way. Kernels concatenated for one product share it by size. A ``cond`` costs as
+    much as its dearest branch, a ``scan`` its length times its body, and what custom calls do
+    outside JAX is not seen. For the cost of a training step, see
+    :func:`jaxsparse.accounting.step_training_flops`.
+
+    Args:
+      apply_fn: Called as ``apply_fn(params, *inputs)``.
+      params: Pytree of arrays or ``jax.ShapeDtypeStruct``s: what ``apply_fn`` takes first.
+      *inputs: Arrays or ``ShapeDtypeStruct``s; the report is for this batch, not per sample.
+        Leaves that are no arrays (a bool, a string) are passed on as they are.
+      masks: Pytree like ``params``: bool arrays, or Python ints, which are kept counts (what a
+        distribution returns). ``optax.MaskedNode()``, or nothing, where a leaf is dense.
+      convention: ``"multiply-add"``: 2 for each multiply-accumulate of a matrix product or a
+        convolution (taps that fall on padding included), and nothing else.
+      while_steps: Trip count of every ``while`` loop that holds products.
+
+    Returns:
+      A :class:`FlopsReport` with ``dense``, ``sparse``, ``ratio`` and ``layers``, all exact ints
+      but the ratio.
+
+    Raises:
+      ValueError: If the convention is unknown, if ``masks`` do not fit ``params``, if a ``while``
+        loop with products has no declared trip count, or if products hide in a primitive whose
+        body cannot be read (a Pallas kernel).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> params = {"w": jax.ShapeDtypeStruct((784, 10), jnp.float32)}
+      >>> x = jax.ShapeDtypeStruct((32, 784), jnp.float32)
+      >>> report = flops(lambda p, x: x @ p["w"], params, x, masks={"w": 784})
+      >>> report.dense, report.sparse, report.ratio
+      (501760, 50176, 0.1)
+
+    References:
+      Evci et al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_, ICML 2020,
+      Appendix H, for the use of such counts; its own convention also counts biases, activations
+      and the additions inside a product exactly, which changes ratios in the third digit.
+    """
+    if convention not in _FLOPS_PER_MAC:
+        known = ", ".join(map(repr, _FLOPS_PER_MAC))
+        raise ValueError(f"unknown convention {convention!r}; known: {known}")
+    unit = _FLOPS_PER_MAC[convention]
+    leaves = {leaf.position: leaf for leaf in array_leaves(params, masks)}
+    costs = _costs(
+        apply_fn, params, inputs, {i: leaf.size for i, leaf in leaves.items()}, while_steps
+    )
+    layers = []
+    for position, macs in costs.items():
+        if position == NO_LEAF:
+            layers.append(LayerFlops("(activations)", (), 0, unit * macs, unit * macs))
+            continue
+        leaf = leaves[position]
+        # Exact whenever all of a leaf is used; a slice of one is rounded to the nearest integer.
+        sparse = (2 * unit * macs * leaf.kept + leaf.size) // (2 * leaf.size) if leaf.size else 0
+        layers.append(LayerFlops(leaf.path, leaf.shape, leaf.kept, unit * macs, sparse))
+    return FlopsReport(tuple(layers))
+
+
+def _costs(
+    apply_fn: Callable[..., Any],
+    params: PyTree,
+    inputs: tuple[Any, ...],
+    sizes: dict[int, int],
+    while_steps: int | None,
+) -> dict[int, int]:
+    """Multiply-accumulates by position of the parameter leaf that feeds them."""
+    values, structure = jax.tree.flatten((params, *inputs))
+    traced = [i for i, value in enumerate(values) if is_array(value)]
+
+    def call(arrays: list[Any]) -> Any:
+        filled = list(values)
+        for i, array in zip(traced, arrays, strict=True):
+            filled[i] = array
+        out = apply_fn(*jax.tree.unflatten(structure, filled))
+        # A jaxpr returns arrays only; what else a function returns costs nothing.
+        return [leaf for leaf in jax.tree.leaves(out) if is_array(leaf)]
+
+    jaxpr = jax.make_jaxpr(call)([values[i] for i in traced])
+    # Parameters come first, so a leaf's position there is its position in the flat call.
+    origins = [Origin((i,)) if i in sizes else ACTIVATION for i in traced]
+    return count(jaxpr.jaxpr, origins, Counting(sizes, while_steps))[1]

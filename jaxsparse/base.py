@@ -1,0 +1,206 @@
+"""The vocabulary: what a mask, a score, a schedule, a distribution and an algorithm are."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import chex
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, PyTree
+
+Params: TypeAlias = PyTree
+"""Any pytree of arrays: nested dicts, linen or nnx states, Equinox modules, Haiku parameters."""
+
+Masks: TypeAlias = PyTree
+"""Like the parameters: bool arrays, True = kept; ``optax.MaskedNode()`` where a leaf is dense."""
+
+Memory: TypeAlias = PyTree
+"""What an algorithm carries from step to step besides its masks; ``()`` where it has nothing."""
+
+Where: TypeAlias = Callable[[str, Any], bool]
+"""``where(path, leaf)``: may this leaf be sparse? The path is ``"/"``-joined key names."""
+
+Schedule: TypeAlias = Callable[[Any], Any]
+"""``step -> value``; every optax schedule is one. A condition is a schedule of booleans."""
+
+ScalarOrSchedule: TypeAlias = float | Schedule
+
+
+class Score(Protocol):
+    """Rank the weights of one leaf: ``(key, weight, grad, mask, memory) -> score``, like weight.
+
+    Larger is kept (when dropping) or taken (when growing). ``memory`` is this leaf's part of the
+    algorithm's memory, ``None`` where it has none.
+    """
+
+    def __call__(
+        self, key: chex.PRNGKey, weight: Array, grad: Array, mask: Array, memory: Any
+    ) -> Array: ...
+
+
+class Distribution(Protocol):
+    """Share a sparsity out over layers: ``(params, sparsity, *, where) -> kept counts``.
+
+    The result is like ``params``: Python ints, ``optax.MaskedNode()`` where a leaf is dense.
+    Only paths, shapes and dtypes are read, so ``params`` may hold ``ShapeDtypeStruct``s.
+    """
+
+    def __call__(self, params: Params, sparsity: float, *, where: Where) -> PyTree: ...
+
+
+class UpdateInfo(NamedTuple):
+    """What drop/grow did. An algorithm reports one update; ``sparsify`` carries the latest one.
+
+    Attributes:
+      kept: Pytree like the masks: int32 scalar, the weights kept in each leaf.
+      dropped: int32 scalar, weights that the latest update removed, over all leaves.
+      grown: int32 scalar, weights that the latest update added, over all leaves.
+      updates: int32 scalar, drop/grow updates done (1 or 0 in one report, the sum when carried).
+      skipped: int32 scalar, updates skipped because a gradient or a weight was not finite
+        (1 or 0 in one report, the sum when carried).
+    """
+
+    kept: PyTree
+    dropped: Int[Array, "..."]
+    grown: Int[Array, "..."]
+    updates: Int[Array, "..."]
+    skipped: Int[Array, "..."]
+
+
+class Regrowth(NamedTuple):
+    """What newly grown weights start from: two pytrees like the masks.
+
+    Attributes:
+      values: The value of a grown weight: an array like the weight, or a scalar.
+      slots: What is added to the inner optimizer's own initial value in the optimizer slots of a
+        grown weight: an array or a scalar; ``optax.MaskedNode()`` leaves the slots as they are.
+    """
+
+    values: PyTree
+    slots: PyTree
+
+
+def never(step: Any) -> Any:
+    """A condition that never holds.
+
+    Args:
+      step: int32 step, an array of steps, or a Python int.
+
+    Returns:
+      False, shaped like ``step``.
+
+    Example:
+      >>> bool(never(100))
+      False
+    """
+    return jnp.zeros(jnp.shape(step), bool)
+
+
+def remember_nothing(
+    memory: Memory, masks: Masks, params: Params, grads: Params, step: Any
+) -> Memory:
+    """The memory of an algorithm that has none.
+
+    Args:
+      memory: ``()``.
+      masks: Unused.
+      params: Unused.
+      grads: Unused.
+      step: Unused.
+
+    Returns:
+      ``()``.
+
+    Example:
+      >>> remember_nothing((), {}, {}, {}, 0)
+      ()
+    """
+    del masks, params, grads, step
+    return memory
+
+
+def start_nothing(masks: Masks, params: Params) -> Memory:
+    """The initial memory of an algorithm that has none.
+
+    Args:
+      masks: Unused.
+      params: Unused.
+
+    Returns:
+      ``()``.
+
+    Example:
+      >>> start_nothing({}, {})
+      ()
+    """
+    del masks, params
+    return ()
+
+
+class MaskAlgorithm(NamedTuple):
+    """A sparse-training method: a small tuple of pure functions over masks.
+
+    ``init`` and ``update`` are all that is needed to use one by hand; ``sparsify`` reads the rest.
+
+    Attributes:
+      init: ``(key, params) -> masks``. Reads shapes only: abstract parameters will do.
+      update: ``(key, masks, params, grads, step, memory=()) -> (masks, UpdateInfo)``: drop and
+        grow now, whatever ``due`` says. Masks stay as they are where a number is not finite.
+      due: ``step -> bool``: at which steps the masks change. ``None``: at none, ever.
+      pauses: ``step -> bool``: at which of these the inner optimizer stands still.
+      regrow: ``(key, masks, params, grads) -> Regrowth``; ``None``: zeros and initial slots.
+      start: ``(masks, params) -> memory``.
+      remember: ``(memory, masks, params, grads, step) -> memory``, called at every step, before
+        ``update``.
+      dense_gradients: ``step -> bool``: at which steps gradients of absent weights are read: the
+        quantity that training FLOPs depend on.
+    """
+
+    init: Callable[[chex.PRNGKey, Params], Masks]
+    update: Callable[..., tuple[Masks, UpdateInfo]]
+    due: Schedule | None = None
+    pauses: Schedule = never
+    regrow: Callable[[chex.PRNGKey, Masks, Params, Params], Regrowth] | None = None
+    start: Callable[[Masks, Params], Memory] = start_nothing
+    remember: Callable[[Memory, Masks, Params, Params, Any], Memory] = remember_nothing
+    dense_gradients: Schedule = never
+
+
+class Structure(NamedTuple):
+    """A granularity: how weights are pooled into the units that are kept or dropped together.
+
+    Attributes:
+      name: For messages.
+      check: ``(path, shape) -> None``; raises ``ValueError`` where it does not fit.
+      unit: ``shape -> int``, the weights in one unit.
+      pool: ``score -> unit scores``, the sum over each unit.
+      expand: ``(unit mask, shape) -> mask`` of that shape.
+      axis: Axis of the pooled array along which every group keeps the same number of units;
+        ``None``: the leaf is one group.
+      density: Fraction of weights that the structure itself prescribes; ``None``: any.
+    """
+
+    name: str
+    check: Callable[[str, tuple[int, ...]], None]
+    unit: Callable[[tuple[int, ...]], int]
+    pool: Callable[[Array], Array]
+    expand: Callable[[Bool[Array, "..."], tuple[int, ...]], Bool[Array, "..."]]
+    axis: int | None = None
+    density: float | None = None
+
+
+def evaluate(value: ScalarOrSchedule, step: Any) -> jax.Array:
+    """The value of a scalar or a schedule at a step.
+
+    Args:
+      value: A number, or ``step -> number``.
+      step: int32 step or a Python int.
+
+    Returns:
+      float32 scalar.
+
+    Example:
+      >>> float(evaluate(lambda step: step / 4, 1))
+      0.25
+    """
+    return jnp.asarray(value(step) if callable(value) else value, jnp.float32)

@@ -1,0 +1,139 @@
+"""Different methods for different layers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsparse._tree import flatten_with_paths, is_dense, map_masks, match_globs
+from jaxsparse.base import MaskAlgorithm, Masks, Memory, Params, Regrowth, UpdateInfo
+from jaxsparse.engine import report
+from jaxsparse.schedules import any_of
+
+
+def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -> MaskAlgorithm:
+    """Give each layer its own algorithm, by globs on its path.
+
+    Every algorithm sees only its own leaves: its sparsity and distribution are over those. Where
+    one of them pauses training at an update (RigL), the whole step pauses.
+
+    Args:
+      algorithms: Glob on ``"/"``-joined paths (``*`` crosses ``/``) -> algorithm. The first glob
+        that matches a leaf holds.
+      default: The algorithm of the leaves that no glob matches.
+
+    Returns:
+      A ``MaskAlgorithm``. Its memory is a tuple, one entry an algorithm.
+
+    Raises:
+      ValueError: in ``init``, if a glob matches nothing.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxsparse
+      >>> params = {"body": jnp.ones((10, 10)), "head": jnp.ones((10, 2))}
+      >>> mixed = partition({"body": jaxsparse.static(0.9)}, default=jaxsparse.dense())
+      >>> masks = mixed.init(jax.random.key(0), params)
+      >>> int(masks["body"].sum()), masks["head"]
+      (10, MaskedNode())
+    """
+    globs = list(algorithms)
+    parts = [*algorithms.values(), default]
+
+    def owners(params: Params) -> tuple[list[int], Any]:
+        leaves, structure = flatten_with_paths(params)
+        hits = match_globs(globs, [p for p, leaf in leaves if not is_dense(leaf)], "partition")
+        left = iter(hits)
+        # A dense mark belongs to whoever comes last: it is nobody's.
+        found = [None if is_dense(leaf) else next(left) for _, leaf in leaves]
+        return [len(globs) if i is None else i for i in found], structure
+
+    def only(part: int, params: Params, trees: tuple[Any, ...]) -> list[Any]:
+        """The trees with every other algorithm's leaves marked dense."""
+        owner, structure = owners(params)
+        return [
+            jax.tree.unflatten(
+                structure,
+                [
+                    leaf if i == part else optax.MaskedNode()
+                    for leaf, i in zip(structure.flatten_up_to(tree), owner, strict=True)
+                ],
+            )
+            for tree in trees
+        ]
+
+    def merge(params: Params, trees: list[Any]) -> Any:
+        owner, structure = owners(params)
+        flat = [structure.flatten_up_to(tree) for tree in trees]
+        return jax.tree.unflatten(structure, [flat[i][n] for n, i in enumerate(owner)])
+
+    def each(params: Params, *trees: Any) -> list[tuple[int, MaskAlgorithm, list[Any]]]:
+        return [(i, part, only(i, params, (params, *trees))) for i, part in enumerate(parts)]
+
+    def init(key: chex.PRNGKey, params: Params) -> Masks:
+        masks = []
+        for _, part, (own,) in each(params):
+            empty = not jax.tree.leaves(own)
+            masks.append(own if empty else part.init(key, own))
+        return merge(params, masks)
+
+    def update(
+        key: chex.PRNGKey,
+        masks: Masks,
+        params: Params,
+        grads: Params,
+        step: Any,
+        memory: Memory = (),
+    ) -> tuple[Masks, UpdateInfo]:
+        results = []
+        for i, part, (own, own_masks, own_grads) in each(params, masks, grads):
+            memo = memory[i] if memory else ()
+            still = lambda m=own_masks: (m, report(m, m)._replace(updates=jnp.int32(0)))
+            if part.due is None or not jax.tree.leaves(own_masks):
+                results.append(still())
+                continue
+            move = lambda part=part, p=own, m=own_masks, g=own_grads, memo=memo: part.update(
+                key, m, p, g, step, memo
+            )
+            results.append(jax.lax.cond(part.due(step), move, still))
+        infos = [info for _, info in results]
+        return merge(params, [new for new, _ in results]), UpdateInfo(
+            kept=merge(params, [info.kept for info in infos]),
+            dropped=sum(info.dropped for info in infos),
+            grown=sum(info.grown for info in infos),
+            updates=jnp.minimum(sum(info.updates for info in infos), 1),
+            skipped=jnp.minimum(sum(info.skipped for info in infos), 1),
+        )
+
+    def regrow(key: chex.PRNGKey, masks: Masks, params: Params, grads: Params) -> Regrowth:
+        found = []
+        for _, part, (own, own_masks, own_grads) in each(params, masks, grads):
+            zeros = map_masks(lambda mask: 0.0, own_masks)
+            plain = Regrowth(zeros, zeros)
+            found.append(part.regrow(key, own_masks, own, own_grads) if part.regrow else plain)
+        return Regrowth(
+            merge(params, [f.values for f in found]), merge(params, [f.slots for f in found])
+        )
+
+    def start(masks: Masks, params: Params) -> Memory:
+        return tuple(part.start(m, p) for _, part, (p, m) in each(params, masks))
+
+    def remember(
+        memory: Memory, masks: Masks, params: Params, grads: Params, step: Any
+    ) -> Memory:
+        rows = each(params, masks, grads)
+        return tuple(part.remember(memory[i], m, p, g, step) for i, part, (p, m, g) in rows)
+
+    moving = [part.due for part in parts if part.due is not None]
+    return MaskAlgorithm(
+        init=init,
+        update=update,
+        due=any_of(*moving) if moving else None,
+        pauses=any_of(*[part.pauses for part in parts]),
+        regrow=regrow if any(part.regrow for part in parts) else None,
+        start=start,
+        remember=remember,
+        dense_gradients=any_of(*[part.dense_gradients for part in parts]),
+    )

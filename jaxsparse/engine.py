@@ -1,0 +1,285 @@
+"""One engine, many recipes: budget, drop, grow. A method is the table of choices given to it."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from jaxsparse import scores, structures
+from jaxsparse._tree import is_dense, map_masks
+from jaxsparse.base import (
+    Distribution,
+    MaskAlgorithm,
+    Masks,
+    Memory,
+    Params,
+    Regrowth,
+    ScalarOrSchedule,
+    Schedule,
+    Score,
+    Structure,
+    UpdateInfo,
+    Where,
+    evaluate,
+    never,
+    remember_nothing,
+    start_nothing,
+)
+from jaxsparse.budgets import Leaf, final_sparsity, plan, targets
+from jaxsparse.distributions import default_where, erk
+from jaxsparse.schedules import check_fraction
+from jaxsparse.selection import top_k_mask, tree_top_k_masks
+
+# `init` makes the masks of the step before the first one.
+_BEFORE = -1
+# Parts of a leaf's randomness.
+_DROP, _GROW, _VALUES = 0, 1, 2
+
+
+def drop_grow(
+    *,
+    sparsity: ScalarOrSchedule,
+    distribution: Distribution = erk,
+    update: Schedule | None = None,
+    drop_fraction: ScalarOrSchedule = 0.0,
+    drop: Score = scores.magnitude,
+    grow: Score | None = None,
+    structure: Structure | None = None,
+    scope: Literal["layer", "global"] = "layer",
+    where: Where = default_where,
+    regrow_dropped: bool = True,
+    pauses: Schedule = never,
+    grown_values: Score | None = None,
+    grown_slots: float | Literal["initial", "keep"] = "initial",
+    start: Callable[[Masks, Params], Memory] = start_nothing,
+    remember: Callable[[Memory, Masks, Params, Params, Any], Memory] = remember_nothing,
+    dense_gradients: Schedule = never,
+) -> MaskAlgorithm:
+    """Build an algorithm from its choices: every method in ``jaxsparse.algorithms`` is one call.
+
+    An update keeps the best ``budget - swap`` of the kept weights by ``drop``, with
+    ``swap = floor(drop_fraction * budget)``, and fills up to the budget by ``grow`` among the
+    rest. Budgets are whole numbers, fixed by shapes and schedule, so the kept count is exact at
+    every step.
+
+    Args:
+      sparsity: Fraction of zeros over the sparse leaves, in [0, 1); a float or
+        ``step -> float``. The distribution is that of the schedule's last value; the masks of
+        ``init`` are those of step -1.
+      distribution: ``(params, sparsity, *, where) -> kept counts``.
+      update: ``step -> bool``, when to drop and grow; ``None``: never.
+      drop_fraction: Fraction of the kept weights swapped by an update, in [0, 1]; a float or
+        ``step -> float``.
+      drop: Score by which kept weights stay.
+      grow: Score by which absent weights come; ``None``: nothing grows.
+      structure: What is kept or dropped together; default ``unstructured()``.
+      scope: ``"layer"``: every leaf has its own budget; ``"global"``: leaves compete for the sum.
+      where: ``(path, leaf) -> bool``: which leaves may be sparse.
+      regrow_dropped: May a weight dropped by this update grow again at once (and keep its value)?
+        If not, it does so only where nothing else is left to fill the budget.
+      pauses: ``step -> bool``: the update steps at which weights are not trained.
+      grown_values: What grown weights start from, a function like a score; default zeros.
+      grown_slots: Optimizer slots of grown weights: ``"initial"``, the inner optimizer's own;
+        ``"keep"``, as they are; a number c: initial plus c times the gradient.
+      start: ``(masks, params) -> memory``.
+      remember: ``(memory, masks, params, grads, step) -> memory``, at every step.
+      dense_gradients: ``step -> bool``, for accounting: when gradients of absent weights are read.
+
+    Returns:
+      A ``MaskAlgorithm``.
+
+    Raises:
+      ValueError: if a choice is out of range.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> half = drop_grow(sparsity=0.5, grow=scores.gradient_magnitude, drop_fraction=0.5)
+      >>> params = {"kernel": jnp.arange(8.0).reshape(2, 4)}
+      >>> masks = {"kernel": jnp.array([[True] * 4, [False] * 4])}
+      >>> masks, info = half.update(jax.random.key(0), masks, params, params, 0)
+      >>> print(masks["kernel"].astype(int).tolist(), int(info.kept["kernel"]))
+      [[0, 0, 1, 1], [0, 0, 1, 1]] 4
+    """
+    structure = structures.unstructured() if structure is None else structure
+    final = final_sparsity(sparsity)
+    if not callable(drop_fraction):
+        check_fraction(drop_fraction, "drop_fraction")
+    if scope not in ("layer", "global"):
+        raise ValueError(f"scope is {scope!r}; it must be 'layer' or 'global'")
+    if scope == "global" and structure.axis is not None:
+        raise ValueError(f"scope 'global' and {structure.name} exclude each other; use 'layer'")
+    if isinstance(grown_slots, str) and grown_slots not in ("initial", "keep"):
+        raise ValueError(f"grown_slots is {grown_slots!r}; give 'initial', 'keep' or a number")
+
+    def leaf_plan(params: Params) -> tuple[list[Leaf], int, Any]:
+        return plan(params, final, distribution, structure, where)
+
+    def select(
+        ranked: list[Array], counts: list[Any], among: list[Array] | None, axis: int | None
+    ) -> list[Array]:
+        if scope == "global":
+            return tree_top_k_masks(ranked, sum(counts), where=among)
+        candidates = [None] * len(ranked) if among is None else among
+        return [
+            top_k_mask(score, count, where=where_, axis=axis)
+            for score, count, where_ in zip(ranked, counts, candidates, strict=True)
+        ]
+
+    def init(key: chex.PRNGKey, params: Params) -> Masks:
+        leaves, number, tree = leaf_plan(params)
+        arrays = tree.flatten_up_to(params)
+        ranked = [
+            structure.pool(scores.random(_leaf_key(key, leaf), arrays[leaf.index], None, None, None))
+            for leaf in leaves
+        ]
+        chosen = select(ranked, targets(leaves, sparsity, final, _BEFORE), None, structure.axis)
+        masks: list[Any] = [optax.MaskedNode()] * number
+        for leaf, units in zip(leaves, chosen, strict=True):
+            masks[leaf.index] = _like(structure.expand(units, leaf.shape), arrays[leaf.index])
+        return jax.tree.unflatten(tree, masks)
+
+    def drop_units(rank: Any, kept: list[Array], leaves: list[Leaf], step: Any) -> list[Array]:
+        """The weights that stay: the budget less the swap, the best of each leaf."""
+        ranked = rank(drop, _DROP)
+        budget = targets(leaves, sparsity, final, step)
+        if structure.axis is not None and callable(sparsity):
+            kept = select(ranked, budget, kept, structure.axis)
+        stay = [leaf.groups * k for leaf, k in zip(leaves, budget, strict=True)]
+        if grow is not None:
+            fraction = evaluate(drop_fraction, step)
+            stay = [n - jnp.floor(fraction * n).astype(jnp.int32) for n in stay]
+        if structure.axis is None or grow is not None:
+            kept = select(ranked, stay, kept, None)
+        return kept
+
+    def grow_units(
+        rank: Any, kept: list[Array], old: list[Array], leaves: list[Leaf], step: Any
+    ) -> list[Array]:
+        """Fill every group up to its budget."""
+        ranked = rank(grow, _GROW)
+        budget = targets(leaves, sparsity, final, step)
+
+        def fill(new: list[Array], among: list[Array]) -> list[Array]:
+            held = [jnp.sum(m, axis=structure.axis, dtype=jnp.int32) for m in new]
+            need = [k - n for k, n in zip(budget, held, strict=True)]
+            added = select(ranked, need, among, structure.axis)
+            return [a | b for a, b in zip(new, added, strict=True)]
+
+        if regrow_dropped:
+            return fill(kept, [~m for m in kept])
+        new = fill(kept, [~m for m in old])
+        return fill(new, [~m for m in new])
+
+    def move(
+        key: chex.PRNGKey,
+        masks: Masks,
+        params: Params,
+        grads: Params,
+        step: Any,
+        memory: Memory = (),
+    ) -> tuple[Masks, UpdateInfo]:
+        leaves, number, _ = leaf_plan(params)
+        tree = jax.tree.structure(masks, is_leaf=is_dense)
+        take = lambda xs: [tree.flatten_up_to(xs)[leaf.index] for leaf in leaves]
+        weights, gradients, old = take(params), take(grads), take(masks)
+        memories = take(memory) if jax.tree.leaves(memory) else [None] * len(leaves)
+
+        def rank(score: Score, part: int) -> list[Array]:
+            rows = zip(leaves, weights, gradients, old, memories, strict=True)
+            return [
+                structure.pool(score(jax.random.fold_in(_leaf_key(key, leaf), part), *row))
+                for leaf, *row in rows
+            ]
+
+        before = [structure.pool(mask) > 0 for mask in old]
+        after = drop_units(rank, before, leaves, step)
+        if grow is not None:
+            after = grow_units(rank, after, before, leaves, step)
+        finite = _all_finite([weights, grads])
+        new: list[Any] = [optax.MaskedNode()] * number
+        for leaf, units, mask in zip(leaves, after, old, strict=True):
+            new[leaf.index] = jnp.where(finite, _like(structure.expand(units, leaf.shape), mask), mask)
+        masks_after = jax.tree.unflatten(tree, new)
+        return masks_after, report(masks, masks_after, finite)
+
+    def regrow(key: chex.PRNGKey, masks: Masks, params: Params, grads: Params) -> Regrowth:
+        places = jax.tree.structure(masks, is_leaf=is_dense)
+        indices = jax.tree.unflatten(places, range(places.num_leaves))
+
+        def value(mask: Array, index: int, weight: Array, grad: Array) -> Any:
+            if grown_values is None:
+                return 0.0
+            leaf_key = jax.random.fold_in(jax.random.fold_in(key, index), _VALUES)
+            return grown_values(leaf_key, weight, grad, mask, None)
+
+        def slot(mask: Array, grad: Array) -> Any:
+            del mask
+            if isinstance(grown_slots, str):
+                return 0.0 if grown_slots == "initial" else optax.MaskedNode()
+            return grown_slots * grad
+
+        return Regrowth(
+            values=map_masks(value, masks, indices, params, grads),
+            slots=map_masks(slot, masks, grads),
+        )
+
+    plain = grown_values is None and grown_slots == "initial"
+    return MaskAlgorithm(
+        init=init,
+        update=move,
+        due=update,
+        pauses=pauses,
+        regrow=None if plain else regrow,
+        start=start,
+        remember=remember,
+        dense_gradients=dense_gradients,
+    )
+
+
+def report(before: Masks, after: Masks, finite: Any = True) -> UpdateInfo:
+    """What one update did to the masks.
+
+    Args:
+      before: Masks before it.
+      after: Masks after it.
+      finite: bool scalar: were all numbers finite? If not, the update was skipped.
+
+    Returns:
+      ``UpdateInfo`` with ``updates`` and ``skipped`` 0 or 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> info = report({"a": jnp.array([True, False])}, {"a": jnp.array([False, True])})
+      >>> int(info.dropped), int(info.grown), int(info.kept["a"])
+      (1, 1, 1)
+    """
+    count = lambda mask: jnp.sum(mask, dtype=jnp.int32)
+    total = lambda trees: sum(jax.tree.leaves(trees), jnp.int32(0))
+    finite = jnp.asarray(finite)
+    return UpdateInfo(
+        kept=map_masks(count, after),
+        dropped=total(map_masks(lambda new, old: count(old & ~new), after, before)),
+        grown=total(map_masks(lambda new, old: count(new & ~old), after, before)),
+        updates=finite.astype(jnp.int32),
+        skipped=(~finite).astype(jnp.int32),
+    )
+
+
+def _leaf_key(key: chex.PRNGKey, leaf: Leaf) -> chex.PRNGKey:
+    return jax.random.fold_in(key, leaf.index)
+
+
+def _like(mask: Array, array: Any) -> Array:
+    """The mask with the array's sharding, where mesh axes are Explicit."""
+    sharding = scores.explicit_sharding(array)
+    return mask if sharding is None else jax.sharding.reshard(mask, sharding)
+
+
+def _all_finite(trees: Any) -> Array:
+    floating = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    finite = [jnp.all(jnp.isfinite(x)) for x in floating]
+    return jnp.all(jnp.stack(finite)) if finite else jnp.asarray(True)

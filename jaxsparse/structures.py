@@ -1,0 +1,176 @@
+"""Granularity: which weights are kept or dropped together, and in which groups.
+
+A structure pools a leaf's scores into units, and expands a mask of units again. Selection along
+``axis`` gives every group the same count (N:M, constant fan-in); without one, the leaf is one
+group. Kernels are flax's: ``(..., in, out)``, the reduction axis second to last.
+"""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from jaxsparse.base import Structure
+
+
+def unstructured() -> Structure:
+    """Every weight by itself.
+
+    Returns:
+      A ``Structure``.
+
+    Example:
+      >>> unstructured().unit((3, 4))
+      1
+    """
+    return Structure(
+        name="unstructured",
+        check=lambda path, shape: None,
+        unit=lambda shape: 1,
+        pool=lambda score: score,
+        expand=lambda mask, shape: mask,
+    )
+
+
+def n_m(*, keep: int, of: int, axis: int = -2) -> Structure:
+    """``keep`` of every ``of`` consecutive weights along the reduction axis ("N:M", "2:4").
+
+    What sparse matrix units need: zeros spread along the axis that is summed over. (Peers differ
+    in which of N and M counts the zeros, and some group along the output axis.)
+
+    Args:
+      keep: Weights kept in a group, in [1, of).
+      of: Weights in a group, at least 2.
+      axis: The reduction axis: -2 for flax kernels (in, out) and (h, w, in, out); -1 for Equinox's
+        ``Linear`` (out, in).
+
+    Returns:
+      A ``Structure`` of density ``keep / of``.
+
+    Raises:
+      ValueError: if ``keep`` or ``of`` is out of range.
+
+    Example:
+      >>> n_m(keep=2, of=4).density
+      0.5
+    """
+    if of < 2 or not 1 <= keep < of:
+        raise ValueError(f"n_m(keep={keep}, of={of}): keep must lie in [1, of), of at least 2")
+    if axis >= 0:
+        raise ValueError(f"axis is {axis}; count it from the end: -2 for flax kernels")
+    name = f"n_m(keep={keep}, of={of})"
+
+    def check(path: str, shape: tuple[int, ...]) -> None:
+        if len(shape) < -axis or shape[axis] % of:
+            raise ValueError(
+                f"{name} does not divide axis {axis} of {path} {shape}; "
+                "leave that leaf out with where=, or give it another structure with partition"
+            )
+
+    def split(shape: tuple[int, ...]) -> tuple[int, ...]:
+        place = len(shape) + axis
+        return (*shape[:place], shape[place] // of, of, *shape[place + 1 :])
+
+    return Structure(
+        name=name,
+        check=check,
+        unit=lambda shape: 1,
+        pool=lambda score: score.reshape(split(score.shape)),
+        expand=lambda mask, shape: mask.reshape(shape),
+        axis=axis,
+        density=keep / of,
+    )
+
+
+def block(height: int, width: int) -> Structure:
+    """Blocks over the last two dimensions (in, out) of kernels of any rank.
+
+    Args:
+      height: Rows of a block, along the input axis, at least 1.
+      width: Columns, along the output axis, at least 1.
+
+    Returns:
+      A ``Structure``; a block's score is the sum over its weights.
+
+    Raises:
+      ValueError: if a side is smaller than 1.
+
+    Example:
+      >>> block(4, 4).unit((3, 3, 16, 16))
+      16
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"block({height}, {width}): both sides must be at least 1")
+
+    def check(path: str, shape: tuple[int, ...]) -> None:
+        if len(shape) < 2 or shape[-2] % height or shape[-1] % width:
+            raise ValueError(
+                f"block({height}, {width}) does not divide the last two dimensions of {path} "
+                f"{shape}; leave that leaf out with where=, or choose other sides"
+            )
+
+    def pool(score: Array) -> Array:
+        *lead, rows, columns = score.shape
+        split = score.reshape(*lead, rows // height, height, columns // width, width)
+        return _wide(split).sum(axis=(-3, -1))
+
+    def expand(mask: Bool[Array, "..."], shape: tuple[int, ...]) -> Bool[Array, "..."]:
+        *lead, rows, columns = shape
+        split = (*lead, rows // height, height, columns // width, width)
+        return jnp.broadcast_to(mask[..., :, None, :, None], split).reshape(shape)
+
+    return Structure(f"block({height}, {width})", check, lambda shape: height * width, pool, expand)
+
+
+def channel() -> Structure:
+    """Whole output channels (the last axis): all weights into a unit or a filter.
+
+    Returns:
+      A ``Structure``; a channel's score is the sum over its weights.
+
+    Example:
+      >>> channel().unit((3, 3, 16, 32))
+      144
+    """
+
+    def check(path: str, shape: tuple[int, ...]) -> None:
+        if len(shape) < 2:
+            raise ValueError(f"channel needs two or more dimensions; {path} is {shape}")
+
+    return Structure(
+        name="channel",
+        check=check,
+        unit=lambda shape: math.prod(shape[:-1]),
+        pool=lambda score: _wide(score).sum(axis=tuple(range(score.ndim - 1))),
+        expand=lambda mask, shape: jnp.broadcast_to(mask, shape),
+    )
+
+
+def fan_in() -> Structure:
+    """The same number of inputs for every output unit: constant fan-in (Lasby et al., 2024).
+
+    Returns:
+      A ``Structure`` whose groups are the columns of the last axis.
+
+    Example:
+      >>> fan_in().axis
+      0
+    """
+
+    def check(path: str, shape: tuple[int, ...]) -> None:
+        if len(shape) < 2:
+            raise ValueError(f"fan_in needs two or more dimensions; {path} is {shape}")
+
+    return Structure(
+        name="fan_in",
+        check=check,
+        unit=lambda shape: 1,
+        pool=lambda score: score if score.ndim == 2 else score.reshape(-1, score.shape[-1]),
+        expand=lambda mask, shape: mask.reshape(shape),
+        axis=0,
+    )
+
+
+def _wide(score: Array) -> Array:
+    """Sums of integers would wrap, and sums of half-precision floats lose members."""
+    return score.astype(jnp.promote_types(score.dtype, jnp.float32))
