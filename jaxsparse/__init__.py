@@ -6,6 +6,8 @@ Masks simulate sparsity: accuracy, FLOPs and size are those of the sparse networ
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+from jaxsparse import accounting, distributions, schedules, scores, structures
+from jaxsparse.accounting import flops, size_bytes
 from jaxsparse.algorithms import (
     ALGORITHMS,
     algorithm,
@@ -29,9 +31,10 @@ from jaxsparse.base import (
     never,
 )
 from jaxsparse.combine import partition
-from jaxsparse.distributions import by_path, default_where, er, erk, erk_plus, uniform, uniform_plus
+from jaxsparse.distributions import by_path, er, erk, erk_plus, uniform, uniform_plus
 from jaxsparse.engine import drop_grow
 from jaxsparse.forward import forward_params
+from jaxsparse.layers import default_where
 from jaxsparse.masks import apply_masks, density, masks_of, overlap, sparsity_states, summary
 from jaxsparse.schedules import (
     any_of,
@@ -53,12 +56,13 @@ __version__ = importlib.metadata.version("jaxsparse")
 
 __all__ = [
     "ALGORITHMS", "Distribution", "MaskAlgorithm", "Masks", "Regrowth", "Schedule", "Score",
-    "SparsityState", "Structure", "TrainState", "UpdateInfo", "algorithm", "any_of",
-    "apply_masks", "at", "block", "by_path", "channel", "default_where", "dense", "density",
-    "drop_grow", "er", "erk", "erk_plus", "every", "fan_in", "forward_params",
-    "gradual_magnitude", "inverse_power", "magnitude", "masks_of", "n_m", "never", "one_shot",
-    "overlap", "partition", "polynomial_sparsity", "rigl", "snip", "sparse_evolutionary",
-    "sparsify", "sparsity_states", "static", "summary", "top_k_mask", "tree_top_k_masks",
+    "SparsityState", "Structure", "TrainState", "UpdateInfo", "accounting", "algorithm",
+    "any_of", "apply_masks", "at", "block", "by_path", "channel", "default_where", "dense",
+    "density", "distributions", "drop_grow", "er", "erk", "erk_plus", "every", "fan_in",
+    "flops", "forward_params", "gradual_magnitude", "inverse_power", "magnitude", "masks_of",
+    "n_m", "never", "one_shot", "overlap", "partition", "polynomial_sparsity", "rigl",
+    "schedules", "scores", "size_bytes", "snip", "sparse_evolutionary", "sparsify",
+    "sparsity_states", "static", "structures", "summary", "top_k_mask", "tree_top_k_masks",
     "uniform", "uniform_plus", "unstructured", "vmap_axes", "within",
 ]  # fmt: skip
 

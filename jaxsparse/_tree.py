@@ -27,7 +27,7 @@ def path_string(path: Sequence[Any]) -> str:
 
 
 def flatten_with_paths(params: PyTree) -> tuple[list[tuple[str, Any]], Any]:
-    """``[(path, leaf)]`` and the structure; a dense mark counts as a leaf, so positions are kept."""
+    """``[(path, leaf)]`` and the structure; a dense mark counts as a leaf: positions are kept."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_dense)
     return [(path_string(path), leaf) for path, leaf in leaves], structure
 

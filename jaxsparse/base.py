@@ -1,7 +1,7 @@
 """The vocabulary: what a mask, a score, a schedule, a distribution and an algorithm are."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import chex
 import jax
@@ -26,6 +26,7 @@ Schedule: TypeAlias = Callable[[Any], Any]
 ScalarOrSchedule: TypeAlias = float | Schedule
 
 
+@runtime_checkable
 class Score(Protocol):
     """Rank the weights of one leaf: ``(key, weight, grad, mask, memory) -> score``, like weight.
 
@@ -35,17 +36,22 @@ class Score(Protocol):
 
     def __call__(
         self, key: chex.PRNGKey, weight: Array, grad: Array, mask: Array, memory: Any
-    ) -> Array: ...
+    ) -> Array:
+        """Score one leaf."""
+        ...
 
 
+@runtime_checkable
 class Distribution(Protocol):
     """Share a sparsity out over layers: ``(params, sparsity, *, where) -> kept counts``.
 
     The result is like ``params``: Python ints, ``optax.MaskedNode()`` where a leaf is dense.
-    Only paths, shapes and dtypes are read, so ``params`` may hold ``ShapeDtypeStruct``s.
+    Only paths, shapes and dtypes are read, so ``params`` may hold ``ShapeDtypeStruct`` leaves.
     """
 
-    def __call__(self, params: Params, sparsity: float, *, where: Where) -> PyTree: ...
+    def __call__(self, params: Params, sparsity: float, *, where: Where) -> PyTree:
+        """Count what each leaf keeps."""
+        ...
 
 
 class UpdateInfo(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxsparse._tree import is_dense
 from jaxsparse.base import Distribution, Params, ScalarOrSchedule, Structure, Where, evaluate
-from jaxsparse.distributions import Layer, sparse_layers
+from jaxsparse.layers import Layer, sparse_layers
 from jaxsparse.schedules import check_sparsity
 
 # A step by which every schedule has reached its last value.
@@ -71,7 +71,7 @@ def plan(
     """The budget of every sparse leaf, from paths and shapes alone.
 
     Args:
-      params: Pytree of arrays or ``ShapeDtypeStruct``s.
+      params: Pytree of arrays or ``ShapeDtypeStruct`` leaves.
       sparsity: The final fraction of zeros.
       distribution: ``(params, sparsity, *, where) -> kept counts``.
       structure: What is kept together. A count that is no whole number of units is rounded to
@@ -126,9 +126,7 @@ def _plan_leaf(index: int, layer: Layer, count: Any, structure: Structure) -> Le
     return Leaf(index, layer.shape, units, groups, keep)
 
 
-def targets(
-    leaves: list[Leaf], sparsity: ScalarOrSchedule, final: float, step: Any
-) -> list[Any]:
+def targets(leaves: list[Leaf], sparsity: ScalarOrSchedule, final: float, step: Any) -> list[Any]:
     """Units to keep in each group of each leaf at a step.
 
     Under a schedule, a group's zeros are ``round(final zeros * s(t) / s(end))``: at the end

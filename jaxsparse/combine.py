@@ -120,9 +120,7 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
     def start(masks: Masks, params: Params) -> Memory:
         return tuple(part.start(m, p) for _, part, (p, m) in each(params, masks))
 
-    def remember(
-        memory: Memory, masks: Masks, params: Params, grads: Params, step: Any
-    ) -> Memory:
+    def remember(memory: Memory, masks: Masks, params: Params, grads: Params, step: Any) -> Memory:
         rows = each(params, masks, grads)
         return tuple(part.remember(memory[i], m, p, g, step) for i, part, (p, m, g) in rows)
 

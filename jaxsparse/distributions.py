@@ -8,92 +8,17 @@ without a weight. ``exact=False`` rounds as the papers' own code does, layer by 
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from jaxsparse._tree import flatten_with_paths, is_dense, join, match_globs
+from jaxsparse._tree import join, match_globs
 from jaxsparse.base import Distribution, Params, Where
+from jaxsparse.layers import Layer, default_where, sparse_layers
 from jaxsparse.schedules import check_sparsity
-
-_LEFT_OUT = ("embed", "norm")
-
-
-def default_where(path: str, leaf: Any) -> bool:
-    """Floating leaves of two or more dimensions, without embeddings and normalization.
-
-    Args:
-      path: ``"/"``-joined key names.
-      leaf: An array or a ``ShapeDtypeStruct``.
-
-    Returns:
-      May the leaf be sparse?
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> default_where("Dense_0/kernel", jnp.zeros((3, 4)))
-      True
-      >>> default_where("Embed_0/embedding", jnp.zeros((3, 4)))
-      False
-    """
-    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-    named = any(word in path.lower() for word in _LEFT_OUT)
-    return bool(floating and len(leaf.shape) >= 2 and math.prod(leaf.shape) and not named)
-
-
-class Layer(NamedTuple):
-    """One leaf that may be sparse: what a distribution reads of it."""
-
-    path: str
-    shape: tuple[int, ...]
-    size: int
-
-
-def sparse_layers(params: Params, where: Where) -> tuple[list[Layer | None], Any]:
-    """The leaves that may be sparse, in the tree's order.
-
-    Args:
-      params: Pytree of arrays or ``ShapeDtypeStruct``s.
-      where: ``(path, leaf) -> bool``.
-
-    Returns:
-      A ``Layer`` or ``None`` for each leaf, and the tree's structure.
-
-    Raises:
-      ValueError: if ``where`` takes an integer or an empty leaf, or takes none of several.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> params = {"bias": jnp.zeros(4), "kernel": jnp.zeros((3, 4))}
-      >>> sparse_layers(params, default_where)[0]
-      [None, Layer(path='kernel', shape=(3, 4), size=12)]
-    """
-    leaves, structure = flatten_with_paths(params)
-    layers: list[Layer | None] = []
-    for path, leaf in leaves:
-        if is_dense(leaf) or not where(path, leaf):
-            layers.append(None)
-            continue
-        shape = tuple(leaf.shape)
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(
-                f"{path} is {leaf.dtype}{list(shape)}: only floating leaves can be sparse; "
-                "leave it out with where="
-            )
-        if not math.prod(shape):
-            raise ValueError(f"{path} has shape {shape} and no weights; leave it out with where=")
-        layers.append(Layer(path, shape, math.prod(shape)))
-    arrays = [path for path, leaf in leaves if not is_dense(leaf)]
-    if arrays and not any(layers):
-        raise ValueError(
-            f"none of the {len(arrays)} leaves may be sparse ({join(arrays)}); "
-            "pass where= that takes one, or use dense()"
-        )
-    return layers, structure
 
 
 def keep_count(size: int, sparsity: float) -> int:
@@ -158,7 +83,9 @@ def _share(
         ideal = [density * size for density, size in zip(wanted, sizes, strict=True)]
         counts = apportion(ideal, sizes, keep_count(sum(sizes), sparsity))
     else:
-        counts = [keep_count(n, min(max(1 - d, 0.0), 1.0)) for d, n in zip(wanted, sizes, strict=True)]
+        counts = [
+            keep_count(n, min(max(1 - d, 0.0), 1.0)) for d, n in zip(wanted, sizes, strict=True)
+        ]
     left = iter(counts)
     return jax.tree.unflatten(
         structure, [optax.MaskedNode() if layer is None else next(left) for layer in found]
@@ -173,7 +100,7 @@ def uniform(
     To keep the first layer dense, as RigL's uniform does, leave it out with ``where``.
 
     Args:
-      params: Pytree of arrays or ``ShapeDtypeStruct``s.
+      params: Pytree of arrays or ``ShapeDtypeStruct`` leaves.
       sparsity: Fraction of zeros over all sparse layers, in [0, 1).
       where: ``(path, leaf) -> bool``: may the leaf be sparse?
       exact: Sum to the global budget; ``False``: ``floor(sparsity * size)`` zeros in each layer,
@@ -204,7 +131,7 @@ def er(
     pass 1 are kept whole and the rest is shared out again (Evci et al., 2020).
 
     Args:
-      params: Pytree of arrays or ``ShapeDtypeStruct``s.
+      params: Pytree of arrays or ``ShapeDtypeStruct`` leaves.
       sparsity: Fraction of zeros over all sparse layers, in [0, 1).
       where: ``(path, leaf) -> bool``: may the leaf be sparse?
       exact: Sum to the global budget; ``False``: zeros rounded down in each layer.
@@ -237,7 +164,7 @@ def erk(
     Layers whose density would pass 1 are kept whole and the rest is shared out again.
 
     Args:
-      params: Pytree of arrays or ``ShapeDtypeStruct``s.
+      params: Pytree of arrays or ``ShapeDtypeStruct`` leaves.
       sparsity: Fraction of zeros over all sparse layers, in [0, 1).
       where: ``(path, leaf) -> bool``: may the leaf be sparse?
       power: Exponent of the raw densities, ``erk_power_scale``: 0 is uniform, 1 is ERK.
@@ -271,9 +198,7 @@ def _proportional(raw: Any, sparsity: float) -> Any:
             epsilon = left / sum(probabilities[i] * layers[i].size for i in free)
             largest = max(probabilities[i] for i in free)
             if largest * epsilon <= 1:
-                return [
-                    1.0 if i in full else epsilon * p for i, p in enumerate(probabilities)
-                ]
+                return [1.0 if i in full else epsilon * p for i, p in enumerate(probabilities)]
             full |= {i for i in free if probabilities[i] == largest}
         return [1.0] * len(layers)
 
@@ -302,7 +227,7 @@ def uniform_plus(
     """Uniform, but the first layer dense and at least 20 % of the last kept; Gale et al., 2019.
 
     Args:
-      params: Pytree of arrays or ``ShapeDtypeStruct``s.
+      params: Pytree of arrays or ``ShapeDtypeStruct`` leaves.
       sparsity: Fraction of zeros over all sparse layers, in [0, 1).
       where: ``(path, leaf) -> bool``: may the leaf be sparse?
       first: Glob of the layer that stays dense; needed, a tree does not tell its order.
@@ -359,7 +284,7 @@ def erk_plus(
     """ERK with a dense last layer, whose surplus the others give up; Liu et al., 2022.
 
     Args:
-      params: Pytree of arrays or ``ShapeDtypeStruct``s.
+      params: Pytree of arrays or ``ShapeDtypeStruct`` leaves.
       sparsity: Fraction of zeros over all sparse layers, in [0, 1).
       where: ``(path, leaf) -> bool``: may the leaf be sparse?
       last: Glob of the layer that stays dense; needed, a tree does not tell its order.
@@ -410,7 +335,7 @@ def by_path(
     compensated, as in ``custom_sparsity_map`` of google-research/rigl.
 
     Args:
-      params: Pytree of arrays or ``ShapeDtypeStruct``s.
+      params: Pytree of arrays or ``ShapeDtypeStruct`` leaves.
       sparsity: Fraction of zeros in the layers that no rule names, in [0, 1).
       rules: Glob -> a float in [0, 1), the layer's fraction of zeros, or an int (also a traced
         int32: then a sweep over budgets is one ``vmap``), the number of weights it keeps. The
@@ -433,7 +358,9 @@ def by_path(
     found, structure = sparse_layers(params, where)
     named = [layer for layer in found if layer is not None]
     hits = match_globs(list(rules), [layer.path for layer in named], "by_path")
-    rule = {x.path: list(rules.values())[i] for x, i in zip(named, hits, strict=True) if i is not None}
+    rule = {
+        x.path: list(rules.values())[i] for x, i in zip(named, hits, strict=True) if i is not None
+    }
     if any(layer.path not in rule for layer in named):
         others = otherwise(
             params, sparsity, where=lambda path, leaf: where(path, leaf) and path not in rule

@@ -30,7 +30,8 @@ from jaxsparse.base import (
     start_nothing,
 )
 from jaxsparse.budgets import Leaf, final_sparsity, plan, targets
-from jaxsparse.distributions import default_where, erk
+from jaxsparse.distributions import erk
+from jaxsparse.layers import default_where
 from jaxsparse.schedules import check_fraction
 from jaxsparse.selection import top_k_mask, tree_top_k_masks
 
@@ -133,7 +134,9 @@ def drop_grow(
         leaves, number, tree = leaf_plan(params)
         arrays = tree.flatten_up_to(params)
         ranked = [
-            structure.pool(scores.random(_leaf_key(key, leaf), arrays[leaf.index], None, None, None))
+            structure.pool(
+                scores.random(_leaf_key(key, leaf), arrays[leaf.index], None, None, None)
+            )
             for leaf in leaves
         ]
         chosen = select(ranked, targets(leaves, sparsity, final, _BEFORE), None, structure.axis)
@@ -202,7 +205,9 @@ def drop_grow(
         finite = _all_finite([weights, grads])
         new: list[Any] = [optax.MaskedNode()] * number
         for leaf, units, mask in zip(leaves, after, old, strict=True):
-            new[leaf.index] = jnp.where(finite, _like(structure.expand(units, leaf.shape), mask), mask)
+            new[leaf.index] = jnp.where(
+                finite, _like(structure.expand(units, leaf.shape), mask), mask
+            )
         masks_after = jax.tree.unflatten(tree, new)
         return masks_after, report(masks, masks_after, finite)
 
@@ -274,9 +279,14 @@ def _leaf_key(key: chex.PRNGKey, leaf: Leaf) -> chex.PRNGKey:
 
 
 def _like(mask: Array, array: Any) -> Array:
-    """The mask with the array's sharding, where mesh axes are Explicit."""
+    """The mask with the sharding of its weight, wherever that is known."""
     sharding = scores.explicit_sharding(array)
-    return mask if sharding is None else jax.sharding.reshard(mask, sharding)
+    if sharding is not None:
+        return jax.sharding.reshard(mask, sharding)
+    # Outside jit; inside, Auto axes leave it to the compiler and to `out_shardings`.
+    concrete = isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer)
+    traced = isinstance(mask, jax.core.Tracer)
+    return jax.device_put(mask, array.sharding) if concrete and not traced else mask
 
 
 def _all_finite(trees: Any) -> Array:

@@ -1,5 +1,6 @@
 """Masks by hand: apply, find, count, compare, print."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -27,12 +28,23 @@ def apply_masks(params: Params, masks: Masks) -> Params:
       >>> apply_masks({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([True, False])})["w"].tolist()
       [1.0, 0.0]
     """
-    return map_masks(
-        lambda mask, weight: jnp.where(mask, weight, jnp.zeros_like(weight)),
-        masks,
-        params,
-        dense=lambda weight: weight,
+    pairs, structure = _pairs(params, masks)
+    return jax.tree.unflatten(
+        structure,
+        [w if is_dense(m) else jnp.where(m, w, jnp.zeros_like(w)) for _, w, m in pairs],
     )
+
+
+def _pairs(params: Params, masks: Masks) -> tuple[list[tuple[str, Any, Any]], Any]:
+    """``[(path, weight, mask)]``, by order: an nnx optimizer boxes masks unlike parameters."""
+    leaves, structure = flatten_with_paths(params)
+    marks = jax.tree.leaves(masks, is_leaf=is_dense)
+    if len(leaves) != len(marks):
+        raise ValueError(
+            f"{len(leaves)} leaves of params, {len(marks)} of masks; pass the parameters that the "
+            "optimizer was initialized with"
+        )
+    return [(p, w, m) for (p, w), m in zip(leaves, marks, strict=True)], structure
 
 
 def masks_of(state: Any) -> Masks:
@@ -63,12 +75,19 @@ def masks_of(state: Any) -> Masks:
             f"no sparsify state inside {type(state).__name__}; pass the state of an optimizer "
             "that was wrapped with jaxsparse.sparsify"
         )
-    merged = found[0]
-    for other in found[1:]:
-        merged = jax.tree.map(
-            lambda a, b: b if is_dense(a) else a, merged, other, is_leaf=is_dense
-        )
-    return merged
+    return functools.reduce(_merge, found)
+
+
+def _merge(first: Masks, second: Masks) -> Masks:
+    """One tree of two in which a dense mark may stand for a whole subtree of the other."""
+    if is_dense(first) or is_dense(second):
+        return second if is_dense(first) else first
+    one_level = lambda tree: jax.tree.flatten(tree, is_leaf=lambda node: node is not tree)
+    children, structure = one_level(first)
+    if children and children[0] is first:
+        return first
+    merged = [_merge(a, b) for a, b in zip(children, one_level(second)[0], strict=True)]
+    return jax.tree.unflatten(structure, merged)
 
 
 def sparsity_states(state: Any) -> list[Any]:
@@ -193,7 +212,7 @@ def summary(params: Params, masks: Masks) -> Summary:
     """A table with a row a layer: path, shape, kept weights, sparsity; and the totals.
 
     Args:
-      params: Pytree of arrays or ``ShapeDtypeStruct``s.
+      params: Pytree of arrays or ``ShapeDtypeStruct`` leaves.
       masks: Like ``params``: concrete bool arrays, ``optax.MaskedNode()`` where dense.
 
     Returns:
@@ -211,16 +230,15 @@ def summary(params: Params, masks: Masks) -> Summary:
       sparse layers             0        8    1.0000
       all parameters            2       10    0.8000
     """
-    leaves, structure = flatten_with_paths(params)
     rows = [
         SummaryRow(
             path=path,
-            shape=tuple(leaf.shape),
+            shape=tuple(weight.shape),
             kept=None if is_dense(mask) else int(jnp.sum(mask, dtype=jnp.int32)),
-            size=math.prod(leaf.shape),
+            size=math.prod(weight.shape),
         )
-        for (path, leaf), mask in zip(leaves, structure.flatten_up_to(masks), strict=True)
-        if not is_dense(leaf)
+        for path, weight, mask in _pairs(params, masks)[0]
+        if not is_dense(weight)
     ]
     return Summary(tuple(rows))
 

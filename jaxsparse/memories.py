@@ -45,9 +45,7 @@ def gradient_window(
         del params
         return map_masks(lambda mask: jnp.zeros_like(mask, jnp.float32), masks)
 
-    def remember(
-        memory: Memory, masks: Masks, params: Params, grads: Params, step: Any
-    ) -> Memory:
+    def remember(memory: Memory, masks: Masks, params: Params, grads: Params, step: Any) -> Memory:
         del params
         step = jnp.asarray(step)
         fresh = update(step - 1)

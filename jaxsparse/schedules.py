@@ -16,7 +16,9 @@ from jaxsparse.base import Schedule
 
 def _check_step(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of steps, at least {least}")
+        raise ValueError(
+            f"{name} is {value!r}; it must be a whole number of steps, at least {least}"
+        )
 
 
 def every(n: int, start: int = 0, stop: int | None = None, *, inclusive: bool = False) -> Schedule:
@@ -213,7 +215,9 @@ def inverse_power(initial: float, stop: int, *, power: float = 3.0) -> Schedule:
     """
     check_fraction(initial, "initial")
     _check_step("stop", stop, 1)
-    return lambda step: initial * (1 - jnp.clip(jnp.asarray(step, jnp.float32) / stop, 0, 1)) ** power
+    return lambda step: (
+        initial * (1 - jnp.clip(jnp.asarray(step, jnp.float32) / stop, 0, 1)) ** power
+    )
 
 
 def check_sparsity(sparsity: float, name: str = "sparsity") -> None:

@@ -5,15 +5,12 @@ Larger is kept, or grown. A score is any function with this signature.
 
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-def magnitude(
-    key: chex.PRNGKey, weight: Array, grad: Array, mask: Array, memory: Any
-) -> Float[Array, "..."]:
+def magnitude(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Float[Array, "..."]:
     """``|w|``: what small-weight pruning keeps (Han et al., 2015).
 
     Args:
@@ -36,7 +33,7 @@ def magnitude(
 
 
 def gradient_magnitude(
-    key: chex.PRNGKey, weight: Array, grad: Array, mask: Array, memory: Any
+    key: Any, weight: Any, grad: Any, mask: Any, memory: Any
 ) -> Float[Array, "..."]:
     """``|g|`` of the dense gradient, or of its sum in the memory where the method keeps one.
 
@@ -61,9 +58,7 @@ def gradient_magnitude(
     return jnp.abs(grad if memory is None else memory)
 
 
-def saliency(
-    key: chex.PRNGKey, weight: Array, grad: Array, mask: Array, memory: Any
-) -> Float[Array, "..."]:
+def saliency(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Float[Array, "..."]:
     """``|w g|``: connection sensitivity (SNIP; Lee et al., 2019, eq. 4 without the normalizer).
 
     Args:
@@ -86,9 +81,7 @@ def saliency(
     return jnp.abs(weight.astype(wide) * grad.astype(wide))
 
 
-def random(
-    key: chex.PRNGKey, weight: Array, grad: Array, mask: Array, memory: Any
-) -> Int[Array, "..."]:
+def random(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Int[Array, "..."]:
     """An independent uniform integer a weight: every choice is equally likely.
 
     Args:

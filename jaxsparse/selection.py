@@ -223,7 +223,9 @@ def tree_top_k_masks(scores: PyTree, k: Any, *, where: PyTree | None = None) -> 
     dtype = jnp.result_type(*[leaves[i] for i in chosen])
     offsets = np.cumsum([0] + [jnp.size(leaves[i]) for i in chosen])
     keys = [_ordered(jnp.asarray(leaves[i], dtype), candidates[i]) for i in chosen]
-    indices = [_indices(jnp.shape(leaves[i]), int(o)) for i, o in zip(chosen, offsets, strict=False)]
+    indices = [
+        _indices(jnp.shape(leaves[i]), int(o)) for i, o in zip(chosen, offsets, strict=False)
+    ]
     for i, mask in zip(chosen, _top_k(keys, indices, k), strict=True):
         masks[i] = mask
     return jax.tree.unflatten(structure, masks)

@@ -19,7 +19,8 @@ def _overlay(inner: Any, state: Any, tree: Any) -> Any:
     """A pytree like the optimizer state: the tree's leaves in the slots of their parameters."""
     return optax.tree_map_params(
         inner,
-        lambda _, leaf: leaf,
+        # A masked subtree of the state may stand for several parameters.
+        lambda slot, leaf: slot if is_dense(slot) else leaf,
         state,
         tree,
         transform_non_params=lambda _: optax.MaskedNode(),
@@ -72,7 +73,7 @@ def warn_of_slots(inner: Any, state: Any, params: Params, masks: Masks) -> None:
     Args:
       inner: The optimizer.
       state: Its state.
-      params: Pytree of arrays or ``ShapeDtypeStruct``s.
+      params: Pytree of arrays or ``ShapeDtypeStruct`` leaves.
       masks: Like ``params``.
 
     Example:

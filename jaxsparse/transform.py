@@ -92,9 +92,7 @@ def sparsify(
         grads: Params, state: SparsityState, params: Params | None = None, **extra: Any
     ) -> tuple[Params, SparsityState]:
         if params is None:
-            raise ValueError(
-                "sparsify needs the parameters: call tx.update(grads, state, params)"
-            )
+            raise ValueError("sparsify needs the parameters: call tx.update(grads, state, params)")
         step, masks, info = state.sparse_step, state.masks, state.info
         memory = algorithm.remember(state.memory, masks, params, grads, step)
         kept_grads = map_masks(
@@ -173,9 +171,7 @@ def _zeros(masks: Masks) -> Any:
     return map_masks(lambda mask: 0.0, masks)
 
 
-def _accumulate(
-    before: UpdateInfo, masks: Masks, info: UpdateInfo
-) -> tuple[Masks, UpdateInfo]:
+def _accumulate(before: UpdateInfo, masks: Masks, info: UpdateInfo) -> tuple[Masks, UpdateInfo]:
     """The carried report: counts add up, the rest is the latest update that took place."""
     latest = jax.tree.map(lambda new, old: jnp.where(info.updates > 0, new, old), info, before)
     return masks, latest._replace(

@@ -93,7 +93,7 @@ def flops(
     Args:
       apply_fn: Called as ``apply_fn(params, *inputs)``.
       params: Pytree of arrays or ``jax.ShapeDtypeStruct``s: what ``apply_fn`` takes first.
-      *inputs: Arrays or ``ShapeDtypeStruct``s; the report is for this batch, not per sample.
+      *inputs: Arrays or ``ShapeDtypeStruct`` leaves; the report is for this batch, not per sample.
         Leaves that are no arrays (a bool, a string) are passed on as they are.
       masks: Pytree like ``params``: bool arrays, or Python ints, which are kept counts (what a
         distribution returns). ``optax.MaskedNode()``, or nothing, where a leaf is dense.

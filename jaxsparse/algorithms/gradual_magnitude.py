@@ -1,8 +1,9 @@
 """Gradual magnitude pruning: from dense to sparse along a cubic."""
 
 from jaxsparse import distributions, scores
-from jaxsparse.base import Distribution, MaskAlgorithm, Schedule, Structure, Where
+from jaxsparse.base import Distribution, MaskAlgorithm, Structure, Where
 from jaxsparse.engine import drop_grow
+from jaxsparse.layers import default_where
 from jaxsparse.schedules import any_of, at, every, polynomial_sparsity
 
 
@@ -17,13 +18,15 @@ def gradual_magnitude(
     distribution: Distribution = distributions.uniform,
     scope: str = "layer",
     structure: Structure | None = None,
-    where: Where = distributions.default_where,
+    where: Where = default_where,
 ) -> MaskAlgorithm:
     """Prune the smallest weights step by step while training (Zhu & Gupta, 2018, eq. 1).
 
-    | sparsity over time | swap | drop | grow |
-    |---|---|---|---|
-    | cubic from ``initial`` | 0 | magnitude | - |
+    ======================  ====  =========  ====
+    sparsity over time      swap  drop       grow
+    ======================  ====  =========  ====
+    cubic from ``initial``  0     magnitude  none
+    ======================  ====  =========  ====
 
     Pruned weights stay pruned. There is always an update at ``stop``, so the final sparsity is
     reached exactly, whether or not the interval divides the span.

@@ -3,6 +3,7 @@
 from jaxsparse import distributions, scores
 from jaxsparse.base import Distribution, MaskAlgorithm, Structure, Where
 from jaxsparse.engine import drop_grow
+from jaxsparse.layers import default_where
 from jaxsparse.schedules import at, one_shot
 
 
@@ -13,13 +14,15 @@ def magnitude(
     distribution: Distribution = distributions.uniform,
     scope: str = "layer",
     structure: Structure | None = None,
-    where: Where = distributions.default_where,
+    where: Where = default_where,
 ) -> MaskAlgorithm:
     """Keep the largest weights, once, and train on under that mask (Han et al., 2015).
 
-    | sparsity over time | swap | drop | grow |
-    |---|---|---|---|
-    | 0 before ``step``, then constant | 0 | magnitude | - |
+    ================================  ====  =========  ====
+    sparsity over time                swap  drop       grow
+    ================================  ====  =========  ====
+    0 before ``step``, then constant  0     magnitude  none
+    ================================  ====  =========  ====
 
     Args:
       sparsity: Fraction of zeros over the sparse leaves from ``step`` on, in [0, 1).

@@ -16,6 +16,7 @@ from jaxsparse.base import (
     never,
 )
 from jaxsparse.engine import drop_grow
+from jaxsparse.layers import default_where
 from jaxsparse.memories import gradient_window
 from jaxsparse.schedules import every, within
 
@@ -32,13 +33,15 @@ def rigl(
     grown_slots: float | Literal["initial", "keep"] = "initial",
     gradient_steps: int = 1,
     structure: Structure | None = None,
-    where: Where = distributions.default_where,
+    where: Where = default_where,
 ) -> MaskAlgorithm:
     """Rigged lottery ("RigL", Evci et al., 2020, Algorithm 1).
 
-    | sparsity over time | swap | drop | grow |
-    |---|---|---|---|
-    | constant | cosine to 0 (eq. 1) | magnitude | dense gradient magnitude |
+    ==================  ===================  =========  ========================
+    sparsity over time  swap                 drop       grow
+    ==================  ===================  =========  ========================
+    constant            cosine to 0 (eq. 1)  magnitude  dense gradient magnitude
+    ==================  ===================  =========  ========================
 
     Give ``update`` and ``drop_fraction`` the same end, about three quarters of training.
 

@@ -3,6 +3,7 @@
 from jaxsparse import distributions, scores
 from jaxsparse.base import Distribution, MaskAlgorithm, Structure, Where
 from jaxsparse.engine import drop_grow
+from jaxsparse.layers import default_where
 from jaxsparse.schedules import at, one_shot
 
 
@@ -13,13 +14,15 @@ def snip(
     scope: str = "global",
     distribution: Distribution = distributions.uniform,
     structure: Structure | None = None,
-    where: Where = distributions.default_where,
+    where: Where = default_where,
 ) -> MaskAlgorithm:
     """Keep the connections whose removal would change the loss most (Lee et al., 2019, eq. 4-5).
 
-    | sparsity over time | swap | drop | grow |
-    |---|---|---|---|
-    | 0 before ``step``, then constant | 0 | saliency | - |
+    ================================  ====  ========  ====
+    sparsity over time                swap  drop      grow
+    ================================  ====  ========  ====
+    0 before ``step``, then constant  0     saliency  none
+    ================================  ====  ========  ====
 
     The first step's gradient, on its batch, at the dense initialization, decides; that step does
     not train.

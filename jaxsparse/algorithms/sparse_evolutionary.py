@@ -3,6 +3,7 @@
 from jaxsparse import distributions, scores
 from jaxsparse.base import Distribution, MaskAlgorithm, ScalarOrSchedule, Schedule, Structure, Where
 from jaxsparse.engine import drop_grow
+from jaxsparse.layers import default_where
 from jaxsparse.schedules import every
 
 
@@ -14,13 +15,15 @@ def sparse_evolutionary(
     drop_fraction: ScalarOrSchedule = 0.3,
     structure: Structure | None = None,
     regrow_dropped: bool = True,
-    where: Where = distributions.default_where,
+    where: Where = default_where,
 ) -> MaskAlgorithm:
     """Sparse evolutionary training ("SET", Mocanu et al., 2018, Algorithm 1).
 
-    | sparsity over time | swap | drop | grow |
-    |---|---|---|---|
-    | constant | constant fraction | magnitude | random |
+    ==================  =================  =========  ======
+    sparsity over time  swap               drop       grow
+    ==================  =================  =========  ======
+    constant            constant fraction  magnitude  random
+    ==================  =================  =========  ======
 
     The update step also trains: weights first, then the masks.
 

@@ -3,6 +3,7 @@
 from jaxsparse import distributions
 from jaxsparse.base import Distribution, MaskAlgorithm, Structure, Where
 from jaxsparse.engine import drop_grow
+from jaxsparse.layers import default_where
 
 
 def static(
@@ -10,13 +11,15 @@ def static(
     *,
     distribution: Distribution = distributions.erk,
     structure: Structure | None = None,
-    where: Where = distributions.default_where,
+    where: Where = default_where,
 ) -> MaskAlgorithm:
     """Draw a random mask once and train under it: the control for every other method.
 
-    | sparsity over time | swap | drop | grow |
-    |---|---|---|---|
-    | constant | 0 | - | - |
+    ==================  ====  ====  ====
+    sparsity over time  swap  drop  grow
+    ==================  ====  ====  ====
+    constant            0     none  none
+    ==================  ====  ====  ====
 
     Args:
       sparsity: Fraction of zeros over the sparse leaves, in [0, 1).
@@ -44,6 +47,4 @@ def static(
       Liu et al., `The Unreasonable Effectiveness of Random Pruning
       <https://arxiv.org/abs/2202.02643>`_, ICLR 2022.
     """
-    return drop_grow(
-        sparsity=sparsity, distribution=distribution, structure=structure, where=where
-    )
+    return drop_grow(sparsity=sparsity, distribution=distribution, structure=structure, where=where)

@@ -1,0 +1,226 @@
+"""The files of a run, and the only place that knows their names.
+
+    RUN/run.json                     what was run: configuration, versions, hardware, commit
+    RUN/cells/CELL/metrics.jsonl     one line an evaluation, a list with an entry a seed for each metric
+    RUN/cells/CELL/inputs.npz        connections of each input over training, first seed
+    RUN/cells/CELL/result.json       the final numbers; there once the cell is finished
+    RUN/cells/CELL/checkpoints/      Orbax
+    RUN/report.html
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One weight leaf of a finished cell; ``kept`` has an entry a seed, None where it is dense."""
+
+    path: str
+    shape: list[int]
+    size: int
+    kept: list[int] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The final numbers of a cell: one method at one sparsity, all seeds.
+
+    Lists have an entry a seed. ``inference_flops`` and ``training_flops`` are fractions of the
+    dense network's; ``kept`` and ``weights`` count the weights of the layers that may be sparse.
+    """
+
+    cell: str
+    method: str
+    sparsity: float
+    seeds: list[int]
+    steps: int
+    epochs: float
+    seconds: float
+    test_accuracy: list[float]
+    test_loss: list[float]
+    train_loss: list[float]
+    kept: list[int]
+    weights: int
+    inference_flops: list[float]
+    training_flops: list[float]
+    updates: int
+    skipped: list[int]
+    nonfinite: list[int]
+    layers: list[Layer]
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write a JSON file whole or not at all.
+
+    Args:
+      path: The file; its folder is made.
+      value: Anything that JSON can say.
+    """
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_bytes(path: pathlib.Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+      path: The file; its folder is made.
+      data: Its content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Read a JSON file.
+
+    Args:
+      path: The file.
+
+    Returns:
+      Its content, or None where there is no such file.
+    """
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def cell_folder(run: pathlib.Path, cell: str) -> pathlib.Path:
+    """Where one cell's files lie.
+
+    Args:
+      run: Folder of the run.
+      cell: Name of the cell, such as ``rigl-0.9``.
+
+    Returns:
+      The folder.
+    """
+    return run / "cells" / cell
+
+
+def append_metrics(folder: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    """Add lines to a cell's metrics.
+
+    Args:
+      folder: Folder of the cell.
+      rows: One dictionary a line.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """A cell's metrics so far.
+
+    Args:
+      folder: Folder of the cell.
+
+    Returns:
+      One dictionary a line; a last line cut short by a kill is left out.
+    """
+    path = folder / "metrics.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def truncate_metrics(folder: pathlib.Path, step: int) -> None:
+    """Forget what was logged after a step: a resumed run logs it again.
+
+    Args:
+      folder: Folder of the cell.
+      step: The last step to keep.
+    """
+    rows = [row for row in read_metrics(folder) if row["step"] <= step]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    write_bytes(folder / "metrics.jsonl", text.encode())
+
+
+def write_inputs(folder: pathlib.Path, steps: list[int], connections: list[np.ndarray]) -> None:
+    """Save how many connections each input has over training.
+
+    Args:
+      folder: Folder of the cell.
+      steps: Steps of the snapshots.
+      connections: int arrays [height, width, channels], one a snapshot.
+    """
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, steps=np.asarray(steps), connections=np.asarray(connections))
+    write_bytes(folder / "inputs.npz", buffer.getvalue())
+
+
+def read_inputs(folder: pathlib.Path) -> tuple[list[int], np.ndarray] | None:
+    """What ``write_inputs`` saved.
+
+    Args:
+      folder: Folder of the cell.
+
+    Returns:
+      Steps and int array [snapshots, height, width, channels]; None where there is none.
+    """
+    path = folder / "inputs.npz"
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as saved:
+        return saved["steps"].tolist(), saved["connections"]
+
+
+def write_result(folder: pathlib.Path, result: Result) -> None:
+    """Save a cell's final numbers: the cell counts as finished from then on.
+
+    Args:
+      folder: Folder of the cell.
+      result: The numbers.
+    """
+    write_json(folder / "result.json", dataclasses.asdict(result))
+
+
+def read_result(folder: pathlib.Path) -> Result | None:
+    """A cell's final numbers.
+
+    Args:
+      folder: Folder of the cell.
+
+    Returns:
+      The numbers, or None while the cell is not finished.
+    """
+    saved: Mapping[str, Any] | None = read_json(folder / "result.json")
+    if saved is None:
+        return None
+    return Result(**{**saved, "layers": [Layer(**layer) for layer in saved["layers"]]})
+
+
+def read_results(run: pathlib.Path) -> list[Result]:
+    """The finished cells of a run, in the order in which it names them.
+
+    Args:
+      run: Folder of the run.
+
+    Returns:
+      The final numbers of each.
+
+    Raises:
+      FileNotFoundError: if the folder holds no run.
+    """
+    about = read_json(run / "run.json")
+    if about is None:
+        raise FileNotFoundError(f"{run} holds no run.json; give the folder of a run")
+    found = [read_result(cell_folder(run, cell)) for cell in about["cells"]]
+    return [result for result in found if result is not None]

@@ -1,0 +1,37 @@
+"""What every test runs under: eight CPU devices, no silent broadcasting, checked types."""
+
+import os
+import pathlib
+
+import hypothesis
+import jax
+import jaxtyping
+import pytest
+
+# Before the backend starts, and before the first import of jaxsparse.
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jaxtyping.install_import_hook("jaxsparse", "beartype.beartype")
+
+# The same examples in every run; no deadline, because the first example of a shape compiles.
+hypothesis.settings.register_profile(
+    "jaxsparse", deadline=None, derandomize=True, database=None, max_examples=50
+)
+hypothesis.settings.load_profile("jaxsparse")
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """A typed PRNG key, the same in every test."""
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def data_dir() -> pathlib.Path:
+    """A TFDS data directory with the real data sets; where there is none, the test is skipped."""
+    value = os.environ.get("JAXSPARSE_DATA_DIR")
+    if not value:
+        pytest.skip("real data: set JAXSPARSE_DATA_DIR to a prepared TFDS data directory")
+    path = pathlib.Path(value)
+    assert path.is_dir(), f"JAXSPARSE_DATA_DIR={value} is not a directory"
+    return path
