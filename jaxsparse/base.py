@@ -1,7 +1,7 @@
 """The vocabulary: what a mask, a score, a schedule, a distribution and an algorithm are."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import chex
 import jax
@@ -24,6 +24,9 @@ Schedule: TypeAlias = Callable[[Any], Any]
 """``step -> value``; every optax schedule is one. A condition is a schedule of booleans."""
 
 ScalarOrSchedule: TypeAlias = float | Schedule
+
+Scope: TypeAlias = Literal["layer", "global"]
+"""Does every leaf have its own budget, or do leaves compete for the sum?"""
 
 
 @runtime_checkable

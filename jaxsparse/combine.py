@@ -1,5 +1,6 @@
 """Different methods for different layers."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsparse._tree import flatten_with_paths, is_dense, map_masks, match_globs
-from jaxsparse.base import MaskAlgorithm, Masks, Memory, Params, Regrowth, UpdateInfo
+from jaxsparse.base import MaskAlgorithm, Masks, Memory, Params, Regrowth, UpdateInfo, never
 from jaxsparse.engine import report
 from jaxsparse.schedules import any_of
 
@@ -99,12 +100,13 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
             )
             results.append(jax.lax.cond(part.due(step), move, still))
         infos = [info for _, info in results]
+        total = lambda counts: functools.reduce(jnp.add, counts)
         return merge(params, [new for new, _ in results]), UpdateInfo(
             kept=merge(params, [info.kept for info in infos]),
-            dropped=sum(info.dropped for info in infos),
-            grown=sum(info.grown for info in infos),
-            updates=jnp.minimum(sum(info.updates for info in infos), 1),
-            skipped=jnp.minimum(sum(info.skipped for info in infos), 1),
+            dropped=total([info.dropped for info in infos]),
+            grown=total([info.grown for info in infos]),
+            updates=jnp.minimum(total([info.updates for info in infos]), 1),
+            skipped=jnp.minimum(total([info.skipped for info in infos]), 1),
         )
 
     def regrow(key: chex.PRNGKey, masks: Masks, params: Params, grads: Params) -> Regrowth:
@@ -124,12 +126,13 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
         rows = each(params, masks, grads)
         return tuple(part.remember(memory[i], m, p, g, step) for i, part, (p, m, g) in rows)
 
+    pausing = [part.pauses for part in parts if part.pauses is not never]
     moving = [part.due for part in parts if part.due is not None]
     return MaskAlgorithm(
         init=init,
         update=update,
         due=any_of(*moving) if moving else None,
-        pauses=any_of(*[part.pauses for part in parts]),
+        pauses=any_of(*pausing) if pausing else never,
         regrow=regrow if any(part.regrow for part in parts) else None,
         start=start,
         remember=remember,

@@ -1,5 +1,6 @@
 """One engine, many recipes: budget, drop, grow. A method is the table of choices given to it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -7,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array
 
 from jaxsparse import scores, structures
@@ -20,6 +22,7 @@ from jaxsparse.base import (
     Regrowth,
     ScalarOrSchedule,
     Schedule,
+    Scope,
     Score,
     Structure,
     UpdateInfo,
@@ -50,7 +53,7 @@ def drop_grow(
     drop: Score = scores.magnitude,
     grow: Score | None = None,
     structure: Structure | None = None,
-    scope: Literal["layer", "global"] = "layer",
+    scope: Scope = "layer",
     where: Where = default_where,
     regrow_dropped: bool = True,
     pauses: Schedule = never,
@@ -194,8 +197,10 @@ def drop_grow(
         def rank(score: Score, part: int) -> list[Array]:
             rows = zip(leaves, weights, gradients, old, memories, strict=True)
             return [
-                structure.pool(score(jax.random.fold_in(_leaf_key(key, leaf), part), *row))
-                for leaf, *row in rows
+                structure.pool(
+                    score(jax.random.fold_in(_leaf_key(key, leaf), part), weight, grad, mask, memo)
+                )
+                for leaf, weight, grad, mask, memo in rows
             ]
 
         before = [structure.pool(mask) > 0 for mask in old]
@@ -263,7 +268,7 @@ def report(before: Masks, after: Masks, finite: Any = True) -> UpdateInfo:
       (1, 1, 1)
     """
     count = lambda mask: jnp.sum(mask, dtype=jnp.int32)
-    total = lambda trees: sum(jax.tree.leaves(trees), jnp.int32(0))
+    total = lambda trees: functools.reduce(jnp.add, jax.tree.leaves(trees), jnp.int32(0))
     finite = jnp.asarray(finite)
     return UpdateInfo(
         kept=map_masks(count, after),
@@ -284,8 +289,8 @@ def _like(mask: Array, array: Any) -> Array:
     if sharding is not None:
         return jax.sharding.reshard(mask, sharding)
     # Outside jit; inside, Auto axes leave it to the compiler and to `out_shardings`.
-    concrete = isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer)
-    traced = isinstance(mask, jax.core.Tracer)
+    concrete = isinstance(array, jax.Array) and not isinstance(array, Tracer)
+    traced = isinstance(mask, Tracer)
     return jax.device_put(mask, array.sharding) if concrete and not traced else mask
 
 

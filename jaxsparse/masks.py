@@ -129,7 +129,7 @@ def density(masks: Masks) -> jax.Array:
         raise ValueError("no leaf of the tree has a mask, so it has no density")
     # Leaf by leaf: one float32 sum over all would not count above 2^24.
     kept = sum(jnp.sum(m, dtype=jnp.int32).astype(jnp.float32) for m in leaves)
-    return kept / sum(m.size for m in leaves)
+    return jnp.asarray(kept / sum(m.size for m in leaves))
 
 
 def overlap(first: Masks, second: Masks) -> jax.Array:

@@ -89,8 +89,9 @@ def sparsify(
         )
 
     def update(
-        grads: Params, state: SparsityState, params: Params | None = None, **extra: Any
+        updates: Params, state: Any, params: Params | None = None, **extra: Any
     ) -> tuple[Params, SparsityState]:
+        grads = updates
         if params is None:
             raise ValueError("sparsify needs the parameters: call tx.update(grads, state, params)")
         step, masks, info = state.sparse_step, state.masks, state.info
@@ -130,7 +131,7 @@ def sparsify(
             inner_state = reset_slots(inner, inner_state, params, grown, regrowth.slots)
         updates = _exact_zeros(masks, state.masks, updates, params, values)
         return updates, SparsityState(
-            optax.safe_increment(step), state.seed, masks, memory, info, inner_state
+            jnp.asarray(optax.safe_increment(step)), state.seed, masks, memory, info, inner_state
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

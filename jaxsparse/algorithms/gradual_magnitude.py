@@ -16,7 +16,7 @@ def gradual_magnitude(
     initial: float = 0.0,
     power: float = 3.0,
     distribution: Distribution = distributions.uniform,
-    scope: str = "layer",
+    scope: Scope = "layer",
     structure: Structure | None = None,
     where: Where = default_where,
 ) -> MaskAlgorithm:

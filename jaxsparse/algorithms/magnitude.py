@@ -1,7 +1,7 @@
 """One-shot magnitude pruning: dense before a step, sparse from it on."""
 
 from jaxsparse import distributions, scores
-from jaxsparse.base import Distribution, MaskAlgorithm, Structure, Where
+from jaxsparse.base import Distribution, MaskAlgorithm, Scope, Structure, Where
 from jaxsparse.engine import drop_grow
 from jaxsparse.layers import default_where
 from jaxsparse.schedules import at, one_shot
@@ -12,7 +12,7 @@ def magnitude(
     *,
     step: int = 0,
     distribution: Distribution = distributions.uniform,
-    scope: str = "layer",
+    scope: Scope = "layer",
     structure: Structure | None = None,
     where: Where = default_where,
 ) -> MaskAlgorithm:

@@ -1,7 +1,7 @@
 """SNIP: prune once, before training, by connection sensitivity."""
 
 from jaxsparse import distributions, scores
-from jaxsparse.base import Distribution, MaskAlgorithm, Structure, Where
+from jaxsparse.base import Distribution, MaskAlgorithm, Scope, Structure, Where
 from jaxsparse.engine import drop_grow
 from jaxsparse.layers import default_where
 from jaxsparse.schedules import at, one_shot
@@ -11,7 +11,7 @@ def snip(
     sparsity: float,
     *,
     step: int = 0,
-    scope: str = "global",
+    scope: Scope = "global",
     distribution: Distribution = distributions.uniform,
     structure: Structure | None = None,
     where: Where = default_where,
