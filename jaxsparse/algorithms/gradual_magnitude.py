@@ -1,7 +1,7 @@
 """Gradual magnitude pruning: from dense to sparse along a cubic."""
 
 from jaxsparse import distributions, scores
-from jaxsparse.base import Distribution, MaskAlgorithm, Structure, Where
+from jaxsparse.base import Distribution, MaskAlgorithm, Scope, Structure, Where
 from jaxsparse.engine import drop_grow
 from jaxsparse.layers import default_where
 from jaxsparse.schedules import any_of, at, every, polynomial_sparsity
