@@ -1,11 +1,11 @@
 """The files of a run, and the only place that knows their names.
 
-    RUN/run.json                     what was run: configuration, versions, hardware, commit
-    RUN/cells/CELL/metrics.jsonl     one line an evaluation, a list with an entry a seed for each metric
-    RUN/cells/CELL/inputs.npz        connections of each input over training, first seed
-    RUN/cells/CELL/result.json       the final numbers; there once the cell is finished
-    RUN/cells/CELL/checkpoints/      Orbax
-    RUN/report.html
+RUN/run.json                     what was run: configuration, versions, hardware, commit
+RUN/cells/CELL/metrics.jsonl     a line a compiled call; each metric has an entry a seed
+RUN/cells/CELL/inputs.npz        connections of each input over training, first seed
+RUN/cells/CELL/result.json       the final numbers; there once the cell is finished
+RUN/cells/CELL/checkpoints/      Orbax
+RUN/report.html
 """
 
 import contextlib

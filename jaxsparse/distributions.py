@@ -83,9 +83,9 @@ def _share(
         ideal = [density * size for density, size in zip(wanted, sizes, strict=True)]
         counts = apportion(ideal, sizes, keep_count(sum(sizes), sparsity))
     else:
-        counts = [
-            keep_count(n, min(max(1 - d, 0.0), 1.0)) for d, n in zip(wanted, sizes, strict=True)
-        ]
+        # 12 digits: 1 - (1 - 0.1) is 0.09999999999999998, which would floor to one zero less.
+        zeros = [round(min(max(1 - density, 0.0), 1.0), 12) for density in wanted]
+        counts = [keep_count(n, share) for n, share in zip(sizes, zeros, strict=True)]
     left = iter(counts)
     return jax.tree.unflatten(
         structure, [optax.MaskedNode() if layer is None else next(left) for layer in found]
@@ -189,7 +189,7 @@ def _proportional(raw: Any, sparsity: float) -> Any:
     """Densities epsilon * raw, with epsilon solved so that the total is met and none passes 1."""
 
     def densities(layers: Sequence[Layer]) -> list[float]:
-        probabilities = [raw(layer) for layer in layers]
+        probabilities = [raw(layer) or 1.0 for layer in layers]  # a scalar has no dimensions
         total = sum(layer.size for layer in layers)
         full: set[int] = set()
         while len(full) < len(layers):
@@ -248,7 +248,7 @@ def uniform_plus(
       >>> plus({n: jnp.zeros(s) for n, s in dict(a=(3, 9), b=(9, 99), c=(99, 2)).items()}, 0.9)
       {'a': 27, 'b': 45, 'c': 40}
     """
-    density = 1 - sparsity
+    density = round(1 - sparsity, 12)  # 1 - 0.8 is 0.19999999999999996, and 20 % a boundary
 
     def densities(layers: Sequence[Layer]) -> list[float]:
         i, j = _find_one(layers, first, "first"), _find_one(layers, last, "last")
@@ -361,7 +361,7 @@ def by_path(
     rule = {
         x.path: list(rules.values())[i] for x, i in zip(named, hits, strict=True) if i is not None
     }
-    if any(layer.path not in rule for layer in named):
+    if not named or any(layer.path not in rule for layer in named):
         others = otherwise(
             params, sparsity, where=lambda path, leaf: where(path, leaf) and path not in rule
         )

@@ -146,11 +146,14 @@ def _top_k_along(keys: Array, k: Any, axis: int) -> Array:
     return (ahead < k) & (keys > 0)
 
 
-def _check(k: Any, size: int) -> None:
-    if isinstance(k, int | np.integer) and k < 0:
-        raise ValueError(f"k is {k}; it must be 0 or more")
+def _check(k: Any, size: int) -> Any:
     if size > _MOST:
         raise ValueError(f"{size} scores at once; at most {_MOST} can be counted: split the tree")
+    if not isinstance(k, int | np.integer):
+        return k
+    if k < 0:
+        raise ValueError(f"k is {k}; it must be 0 or more")
+    return min(int(k), size)
 
 
 def top_k_mask(
@@ -182,7 +185,7 @@ def top_k_mask(
       [ True False False  True]
     """
     scores = jnp.asarray(scores)
-    _check(k, scores.size)
+    k = _check(k, scores.size)
     if not scores.size:
         return jnp.zeros(scores.shape, bool)
     keys = _ordered(scores, where)
@@ -216,7 +219,7 @@ def tree_top_k_masks(scores: PyTree, k: Any, *, where: PyTree | None = None) -> 
     leaves, structure = jax.tree.flatten(scores, is_leaf=is_dense)
     candidates = [None] * len(leaves) if where is None else structure.flatten_up_to(where)
     chosen = [i for i, leaf in enumerate(leaves) if not is_dense(leaf) and jnp.size(leaf)]
-    _check(k, sum(jnp.size(leaves[i]) for i in chosen))
+    k = _check(k, sum(jnp.size(leaves[i]) for i in chosen))
     masks = [leaf if is_dense(leaf) else jnp.zeros(jnp.shape(leaf), bool) for leaf in leaves]
     if not chosen:
         return jax.tree.unflatten(structure, masks)

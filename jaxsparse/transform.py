@@ -184,10 +184,12 @@ def _exact_zeros(masks: Masks, before: Masks, updates: Any, params: Params, valu
     """``where(mask, u, -p)``, and ``value - p`` where a weight has just grown."""
 
     def one(mask: Array, old: Array, update: Array, weight: Array, value: Any) -> Array:
-        held = jnp.where(mask & old, update, -weight.astype(update.dtype))
+        # Gradients in half precision: -p in it would not take all of p away.
+        dtype = jnp.promote_types(update.dtype, weight.dtype)
+        held = jnp.where(mask & old, update.astype(dtype), -weight.astype(dtype))
         if isinstance(value, float) and value == 0:
             return held
-        grown = (jnp.asarray(value) - weight).astype(update.dtype)
+        grown = (jnp.asarray(value) - weight).astype(dtype)
         return jnp.where(mask & ~old, grown, held)
 
     return map_masks(one, masks, before, updates, params, values, dense=lambda old, u, p, v: u)

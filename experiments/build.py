@@ -1,0 +1,99 @@
+"""From a configuration to objects: the network, the optimizer, the methods."""
+
+import functools
+import inspect
+from typing import Any
+
+import flax.linen as nn
+import optax
+
+import jaxsparse
+
+from . import models
+from .config import Config
+
+_DISTRIBUTIONS = {"erk": jaxsparse.erk, "er": jaxsparse.er, "uniform": jaxsparse.uniform}
+
+
+def build_model(config: Config, classes: int) -> nn.Module:
+    """The network of a configuration.
+
+    Args:
+      config: The configuration.
+      classes: Number of classes.
+
+    Returns:
+      A linen module with ``__call__(images, train)``.
+    """
+    model = config.model
+    families = {
+        "mlp": functools.partial(models.MLP, features=(*model.widths, classes)),
+        "lenet-5": functools.partial(models.LeNet5, classes=classes),
+        "cifar-resnet": functools.partial(
+            models.CifarResNet, depth=model.depth, width=model.width, classes=classes
+        ),
+        "wide-resnet": functools.partial(
+            models.WideResNet, depth=model.depth, width=model.width, classes=classes
+        ),
+        "vgg": functools.partial(models.VGG, depth=model.depth, classes=classes),
+    }
+    return families[model.name]()
+
+
+def build_optimizer(config: Config, steps: int, steps_per_epoch: int) -> Any:
+    """The inner optimizer with its learning-rate schedule.
+
+    Args:
+      config: The configuration.
+      steps: Steps of the run.
+      steps_per_epoch: Steps of an epoch.
+
+    Returns:
+      An optax transformation.
+    """
+    choice = config.optimizer
+    if choice.decay == "cosine":
+        rate = optax.cosine_decay_schedule(choice.learning_rate, steps)
+    else:
+        falls = {round(epoch * steps_per_epoch): choice.factor for epoch in choice.boundaries}
+        rate = optax.piecewise_constant_schedule(choice.learning_rate, falls)
+    step = (
+        optax.adam(rate)
+        if choice.name == "adam"
+        else optax.sgd(rate, momentum=choice.momentum, nesterov=True)
+    )
+    return optax.chain(optax.add_decayed_weights(choice.weight_decay), step)
+
+
+def build_method(
+    config: Config, method: str, sparsity: float, steps: int
+) -> jaxsparse.MaskAlgorithm:
+    """A method of the registry, with its schedules stretched over the run.
+
+    Every factory gets those of the run's settings that it has a parameter for. A drop fraction
+    that the method's paper holds constant (SET's) stays as its factory has it.
+
+    Args:
+      config: The configuration.
+      method: A key of ``jaxsparse.ALGORITHMS``.
+      sparsity: Fraction of zeros, in [0, 1).
+      steps: Steps of the run.
+
+    Returns:
+      A ``MaskAlgorithm``.
+    """
+    pruning, factory = config.pruning, jaxsparse.ALGORITHMS[method].factory
+    stop = max(int(pruning.stop * steps), 1)
+    settings: dict[str, Any] = {
+        "sparsity": sparsity,
+        "distribution": _DISTRIBUTIONS[pruning.distribution],
+        "update": jaxsparse.every(pruning.interval, start=min(pruning.interval, stop), stop=stop),
+        "drop_fraction": optax.cosine_decay_schedule(pruning.drop_fraction, stop),
+        "start": min(int(pruning.prune_start * steps), stop - 1),
+        "stop": stop,
+        "interval": pruning.interval,
+    }
+    known = inspect.signature(factory).parameters
+    if "drop_fraction" in known and not callable(known["drop_fraction"].default):
+        del settings["drop_fraction"]
+    return factory(**{name: value for name, value in settings.items() if name in known})

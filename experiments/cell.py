@@ -1,0 +1,266 @@
+"""One cell of a run: one method at one sparsity, from where it stopped to its result."""
+
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from . import build, records
+from .config import Config
+from .data import Dataset, epoch_order, steps_per_epoch
+from .loop import Learner, Program, StepMetrics, build_program
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What is trained: a method of the registry at a sparsity (0 where it has none)."""
+
+    name: str
+    method: str
+    sparsity: float
+
+
+class Stopped(Exception):
+    """The run was asked to stop; everything up to here is in the checkpoint."""
+
+
+def chunk_length(steps: int, most: int) -> int:
+    """Steps of one compiled call: the largest divisor of all steps that is not too small.
+
+    Args:
+      steps: Steps of the run.
+      most: The longest call wanted.
+
+    Returns:
+      A number in [1, most]; it divides ``steps`` unless that would make calls very short.
+    """
+    divisor = max(n for n in range(1, min(most, steps) + 1) if steps % n == 0)
+    return divisor if 4 * divisor >= min(most, steps) else min(most, steps)
+
+
+class _Order:
+    """Batches of any range of steps; an epoch's order is drawn once."""
+
+    def __init__(self, seeds: int, examples: int, batch_size: int) -> None:
+        self._per_epoch = steps_per_epoch(examples, batch_size)
+        order = lambda seed, epoch: epoch_order(seed, epoch, examples, batch_size)
+        self._draw = jax.jit(jax.vmap(order, in_axes=(0, None)))
+        self._seeds = jnp.arange(seeds, dtype=jnp.uint32)
+        self._epoch, self._rows = -1, np.zeros(0)
+
+    def steps(self, start: int, stop: int) -> np.ndarray:
+        """Indices [steps, seeds, batch] of the steps in [start, stop)."""
+        parts = []
+        while start < stop:
+            epoch, first = divmod(start, self._per_epoch)
+            if epoch != self._epoch:
+                rows = np.asarray(self._draw(self._seeds, epoch))
+                self._epoch, self._rows = epoch, rows.swapaxes(0, 1)
+            last = min(self._per_epoch, first + stop - start)
+            parts.append(self._rows[first:last])
+            start += last - first
+        return np.concatenate(parts)
+
+
+def run_cell(
+    config: Config,
+    cell: Cell,
+    dataset: Dataset,
+    folder: pathlib.Path,
+    progress: Callable[[int, dict[str, Any]], None],
+    stopping: Callable[[], bool],
+) -> records.Result:
+    """Train one cell to its end, or from its last checkpoint to its end.
+
+    Args:
+      config: The run.
+      cell: Which of its cells.
+      dataset: The data.
+      folder: Folder of the cell.
+      progress: Called with the step reached and the latest metrics.
+      stopping: Asked between compiled calls: is the run to stop?
+
+    Returns:
+      The final numbers, which are also in ``folder``.
+
+    Raises:
+      Stopped: if ``stopping`` said so; a checkpoint was saved.
+    """
+    examples = len(dataset.train_images)
+    per_epoch = steps_per_epoch(examples, config.batch_size)
+    steps = config.epochs * per_epoch
+    program = build_program(
+        build.build_model(config, dataset.num_classes),
+        dataset,
+        build.build_optimizer(config, steps, per_epoch),
+        build.build_method(config, cell.method, cell.sparsity, steps),
+        config.seeds,
+        config.augment,
+    )
+    order = _Order(config.seeds, examples, config.batch_size)
+    chunk = chunk_length(steps, config.chunk_steps)
+    every = config.evaluate_every * per_epoch
+    with ocp.CheckpointManager(
+        (folder / "checkpoints").absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=2)
+    ) as manager:
+        step = manager.latest_step() or 0
+        if step:
+            learner = manager.restore(step, args=ocp.args.StandardRestore(program.abstract))
+        else:
+            learner = program.init(jnp.arange(config.seeds, dtype=jnp.uint32))
+        records.truncate_metrics(folder, step)
+        log = _Log(program, folder, dataset.image_shape, step)
+        if not step:
+            log.snapshot(0, learner)
+        saved, began = time.monotonic(), time.monotonic()
+        while step < steps:
+            ahead = min(step + chunk, steps)
+            learner, metrics = program.run(learner, order.steps(step, ahead))
+            evaluating = ahead == steps or ahead // every > step // every
+            row = log.add(ahead, ahead / per_epoch, metrics, learner, evaluating, began)
+            step, began = ahead, time.monotonic()
+            progress(step, row)
+            stop = stopping() and step < steps
+            if stop or step == steps or time.monotonic() - saved > config.checkpoint_seconds:
+                log.save()
+                manager.save(step, args=ocp.args.StandardSave(learner))
+                manager.wait_until_finished()
+                saved = time.monotonic()
+            if stop:
+                raise Stopped
+    result = log.result(cell, config, learner, steps)
+    records.write_result(folder, result)
+    return result
+
+
+class _Log:
+    """Metrics of a cell on their way to its files."""
+
+    def __init__(
+        self, program: Program, folder: pathlib.Path, image_shape: tuple[int, ...], step: int
+    ) -> None:
+        self._program, self._folder, self._image_shape = program, folder, image_shape
+        rows = records.read_metrics(folder)
+        self._last = rows[-1] if rows else {}
+        self._unsaved: list[dict[str, Any]] = []
+        inputs = records.read_inputs(folder)
+        kept = [i for i, at in enumerate(inputs[0]) if at <= step] if inputs and step else []
+        self._steps = [inputs[0][i] for i in kept] if inputs else []
+        self._connections = [inputs[1][i] for i in kept] if inputs else []
+
+    def snapshot(self, step: int, learner: Learner) -> None:
+        """Count the connections of each input, for the first seed of a fully connected layer."""
+        first = self._program.layers[0]
+        mask = _leaf(learner.opt_state.masks, first.path)
+        if mask is None or len(first.shape) != 2 or first.shape[0] != math.prod(self._image_shape):
+            return
+        counts = np.asarray(mask[0]).sum(axis=1).reshape(self._image_shape)
+        self._steps.append(step)
+        self._connections.append(counts.astype(np.int32))
+
+    def add(
+        self,
+        step: int,
+        epoch: float,
+        metrics: StepMetrics,
+        learner: Learner,
+        evaluating: bool,
+        began: float,
+    ) -> dict[str, Any]:
+        """One line of metrics from one compiled call."""
+        values = jax.tree.map(lambda x: np.asarray(x, np.float64), metrics)
+        info = learner.opt_state.info
+        kept = self._kept_in_all(learner)
+        done = np.asarray(self._last.get("cost", np.zeros(values.loss.shape[1])))
+        cost = done + values.training_flops.sum(0)
+        before = np.asarray(self._last.get("nonfinite", np.zeros_like(done)))
+        size = sum(layer.size for layer in self._program.layers)
+        row: dict[str, Any] = {
+            "step": step,
+            "epoch": epoch,
+            "train_loss": values.loss.mean(0).tolist(),
+            "train_accuracy": values.accuracy.mean(0).tolist(),
+            "grad_norm": values.grad_norm.mean(0).tolist(),
+            "kept": kept.tolist(),
+            "sparsity": (1 - kept / size).tolist(),
+            "inference_flops": values.inference_flops[-1].tolist(),
+            "training_flops": (cost / (3 * step)).tolist(),
+            "cost": cost.tolist(),
+            "dropped": np.broadcast_to(info.dropped, done.shape).tolist(),
+            "grown": np.broadcast_to(info.grown, done.shape).tolist(),
+            "updates": np.broadcast_to(info.updates, done.shape).tolist(),
+            "skipped": np.broadcast_to(info.skipped, done.shape).tolist(),
+            "nonfinite": (before + values.nonfinite.sum(0)).astype(int).tolist(),
+        }
+        if evaluating:
+            loss, accuracy = self._program.evaluate(learner)
+            row["test_loss"] = np.asarray(loss, np.float64).tolist()
+            row["test_accuracy"] = np.asarray(accuracy, np.float64).tolist()
+            self.snapshot(step, learner)
+        row["seconds"] = self._last.get("seconds", 0.0) + time.monotonic() - began
+        self._unsaved.append(row)
+        self._last = row
+        return row
+
+    def save(self) -> None:
+        """Write what has been collected; a checkpoint of the same step follows."""
+        records.append_metrics(self._folder, self._unsaved)
+        self._unsaved = []
+        if self._steps:
+            records.write_inputs(self._folder, self._steps, self._connections)
+
+    def result(self, cell: Cell, config: Config, learner: Learner, steps: int) -> records.Result:
+        """The final numbers."""
+        last, kept = self._last, self._program.kept(learner)
+        layers = [
+            records.Layer(
+                path=layer.path,
+                shape=list(layer.shape),
+                size=layer.size,
+                kept=kept[layer.path].tolist() if layer.path in kept else None,
+            )
+            for layer in self._program.layers
+        ]
+        return records.Result(
+            cell=cell.name,
+            method=cell.method,
+            sparsity=cell.sparsity,
+            seeds=list(range(config.seeds)),
+            steps=steps,
+            epochs=float(config.epochs),
+            seconds=last["seconds"],
+            test_accuracy=last["test_accuracy"],
+            test_loss=last["test_loss"],
+            train_loss=last["train_loss"],
+            kept=last["kept"],
+            weights=sum(layer.size for layer in layers),
+            inference_flops=last["inference_flops"],
+            training_flops=last["training_flops"],
+            updates=max(last["updates"]),
+            skipped=last["skipped"],
+            nonfinite=last["nonfinite"],
+            layers=layers,
+        )
+
+    def _kept_in_all(self, learner: Learner) -> np.ndarray:
+        kept = self._program.kept(learner)
+        seeds = learner.seed.shape
+        counts = [
+            np.broadcast_to(kept.get(layer.path, layer.size), seeds)
+            for layer in self._program.layers
+        ]
+        return np.sum(counts, axis=0)
+
+
+def _leaf(tree: Any, path: str) -> Any:
+    """The array at a path, or None where the leaf is dense."""
+    for part in path.split("/"):
+        tree = tree[part]
+    return tree if hasattr(tree, "shape") else None

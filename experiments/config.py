@@ -1,0 +1,216 @@
+"""What a run consists of: frozen dataclasses, their defaults, and the presets."""
+
+import dataclasses
+import difflib
+import pathlib
+from typing import Annotated, Literal
+
+import tyro
+
+from jaxsparse import ALGORITHMS
+from jaxsparse.schedules import check_fraction, check_sparsity
+
+from . import data
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The network. Widths and depths count only for the families that have them."""
+
+    name: Literal["mlp", "lenet-5", "cifar-resnet", "wide-resnet", "vgg"] = "mlp"
+    """Family: multilayer perceptron; Caffe's LeNet-5; He's CIFAR ResNet; wide ResNet; VGG."""
+    widths: tuple[int, ...] = (300, 100)
+    """Units of each hidden layer (mlp)."""
+    depth: int = 20
+    """Layers: 6n+2 (cifar-resnet), 6n+4 (wide-resnet), 11, 16 or 19 (vgg)."""
+    width: int = 16
+    """Channels of the first stage (cifar-resnet), or the widening factor (wide-resnet)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """The inner optimizer, which sparsify wraps."""
+
+    name: Literal["sgd", "adam"] = "sgd"
+    """sgd with Nesterov momentum, or adam."""
+    learning_rate: float = 0.1
+    """Peak learning rate, per step."""
+    momentum: float = 0.9
+    """Momentum of sgd, in [0, 1)."""
+    weight_decay: float = 1e-4
+    """L2 penalty, added to the gradient of every weight that is kept."""
+    decay: Literal["cosine", "steps"] = "cosine"
+    """cosine to 0 over the run, or by a factor at given epochs."""
+    boundaries: tuple[float, ...] = (80, 120)
+    """Epochs at which the learning rate falls (decay steps)."""
+    factor: float = 0.1
+    """What it is multiplied with there (decay steps)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruning:
+    """How methods move their masks. Fractions are of the run's steps."""
+
+    distribution: Literal["erk", "er", "uniform"] = "erk"
+    """Layer-wise sparsities of every method with layer-wise budgets."""
+    interval: int = 100
+    """Steps between updates of the masks (RigL's Delta T)."""
+    stop: float = 0.75
+    """Fraction of the run after which masks stay as they are, in (0, 1]."""
+    drop_fraction: float = 0.3
+    """Fraction of the kept weights that RigL swaps at first, in [0, 1]; cosine to 0 at stop."""
+    prune_start: float = 0.1
+    """Fraction of the run at which gradual pruning begins, in [0, stop)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run: methods x sparsities, all seeds of a cell in one compiled program."""
+
+    data: str = "digits"
+    """Data set: digits, mnist, fashion_mnist, cifar10 or cifar100."""
+    model: Model = Model()
+    optimizer: Optimizer = Optimizer()
+    pruning: Pruning = Pruning()
+    methods: tuple[str, ...] = ("dense", "static", "set", "rigl", "gradual_magnitude", "snip")
+    """Methods, by their names in jaxsparse.ALGORITHMS."""
+    sparsities: tuple[float, ...] = (0.9,)
+    """Fractions of zeros over the layers that may be sparse, each in [0, 1)."""
+    seeds: int = 5
+    """Number of seeds of each cell: 0, 1, 2, ..."""
+    epochs: int = 60
+    """Passes over the training set."""
+    batch_size: int = 32
+    """Examples a step."""
+    augment: bool = False
+    """Random crops and flips of the training images."""
+    evaluate_every: int = 5
+    """Epochs between evaluations on the test set; the last epoch always ends with one."""
+    chunk_steps: int = 400
+    """Steps in one compiled call at most; a stop is noticed between calls."""
+    checkpoint_seconds: float = 10.0
+    """Seconds between checkpoints at least; a stopped run loses no more than that."""
+    data_dir: pathlib.Path | None = None
+    """TFDS data directory; default: the variable JAXSPARSE_DATA_DIR, else the user's cache."""
+    out: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder of the run; default: runs/PRESET, with a number where that is taken."""
+    resume: bool = False
+    """Go on with the newest run of the same preset (or with --out) where it stopped."""
+
+
+# What may differ when a run goes on: nothing that its numbers depend on.
+FREE = ("data_dir", "out", "resume", "checkpoint_seconds")
+
+_DIGITS = Config(
+    model=Model(widths=(256, 128)),
+    optimizer=Optimizer(learning_rate=0.05),
+    pruning=Pruning(interval=40),
+    sparsities=(0.9,),
+)
+_LENET = Config(
+    data="mnist",
+    methods=("dense", "static", "set", "rigl", "gradual_magnitude"),
+    sparsities=(0.9, 0.95, 0.98, 0.99),
+    epochs=20,
+    batch_size=100,
+    evaluate_every=1,
+    chunk_steps=600,
+)
+_CIFAR = Config(
+    data="cifar10",
+    model=Model("cifar-resnet", depth=20, width=16),
+    optimizer=Optimizer(weight_decay=5e-4, decay="steps"),
+    pruning=Pruning(distribution="erk"),
+    sparsities=(0.8, 0.9),
+    seeds=3,
+    epochs=160,
+    batch_size=128,
+    augment=True,
+    evaluate_every=10,
+    chunk_steps=130,
+)
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "digits-mlp": ("scikit-learn's digits, 64-256-128-10: about two minutes on a laptop", _DIGITS),
+    "mnist-lenet-300-100": ("MNIST, LeNet-300-100 at four sparsities, 20 epochs", _LENET),
+    "fashion-mlp": (
+        "Fashion-MNIST, 784-1000-1000-1000-10 (SET's network)",
+        dataclasses.replace(
+            _LENET,
+            data="fashion_mnist",
+            model=Model(widths=(1000, 1000, 1000)),
+            sparsities=(0.9, 0.98),
+        ),
+    ),
+    "cifar10-resnet-20": (
+        "CIFAR-10, ResNet-20, 160 epochs (Liu et al., 2022); a GPU's work",
+        _CIFAR,
+    ),
+    "cifar10-wrn-22-2": (
+        "CIFAR-10, WRN-22-2, 250 epochs (Evci et al., 2020): a GPU's work",
+        dataclasses.replace(
+            _CIFAR,
+            model=Model("wide-resnet", depth=22, width=2),
+            optimizer=Optimizer(
+                weight_decay=5e-4, decay="steps", boundaries=(77, 154, 231), factor=0.2
+            ),
+            sparsities=(0.8, 0.9, 0.95),
+            epochs=250,
+        ),
+    ),
+}
+"""Name -> (one line about it, configuration)."""
+
+
+def preset(name: str) -> Config:
+    """The configuration of a preset.
+
+    Args:
+      name: A key of ``PRESETS``.
+
+    Returns:
+      Its configuration.
+
+    Raises:
+      ValueError: if there is no such preset; the message holds the nearest ones.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.4)
+        hint = f" did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"unknown preset {name!r};{hint} All: {', '.join(PRESETS)}")
+    return PRESETS[name][1]
+
+
+def check(config: Config) -> None:
+    """Refuse a configuration that cannot run, before anything is loaded or traced.
+
+    Args:
+      config: What to check.
+
+    Raises:
+      ValueError: one line with the value, the range and the remedy.
+    """
+    data.check_name(config.data)
+    for method in config.methods:
+        if method not in ALGORITHMS:
+            near = difflib.get_close_matches(method, ALGORITHMS, n=3, cutoff=0.4)
+            hint = f" did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(f"unknown method {method!r};{hint} All: {', '.join(ALGORITHMS)}")
+    for sparsity in config.sparsities:
+        check_sparsity(sparsity)
+    for name in ("seeds", "epochs", "batch_size", "evaluate_every", "chunk_steps"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
+    pruning = config.pruning
+    if pruning.interval < 1:
+        raise ValueError(f"pruning.interval is {pruning.interval}; it must be at least 1 step")
+    check_fraction(pruning.drop_fraction, "pruning.drop_fraction")
+    if not 0 < pruning.stop <= 1:
+        raise ValueError(f"pruning.stop is {pruning.stop}; it is a fraction of the run, in (0, 1]")
+    if not 0 <= pruning.prune_start < pruning.stop:
+        raise ValueError(
+            f"pruning.prune_start is {pruning.prune_start}; it must lie in [0, {pruning.stop}), "
+            "before pruning.stop"
+        )
+    if not config.methods or not config.sparsities:
+        raise ValueError("methods or sparsities is empty; name at least one of each")

@@ -1,0 +1,208 @@
+"""The compiled part of a run: one step, many steps a call, all seeds at once."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxsparse
+from jaxsparse._tree import flatten_with_paths, is_dense
+from jaxsparse.accounting import step_training_flops
+
+from .augment import augment, normalize
+from .data import Dataset
+
+_INIT_STREAM, _AUGMENT_STREAM = 0x1217, 0xA06
+_EVALUATION_BATCH = 1000
+
+
+class Learner(NamedTuple):
+    """All that training carries, with a leading seed axis on everything but the sparse step."""
+
+    seed: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any  # SparsityState
+
+
+class StepMetrics(NamedTuple):
+    """Metrics of each step, ``[steps, seeds]``.
+
+    Attributes:
+      loss: Mean cross-entropy of the batch, nats.
+      accuracy: Fraction of the batch classified right.
+      grad_norm: L2 norm of the dense gradient.
+      nonfinite: 1 where the loss or a gradient was not finite.
+      inference_flops: Operations of a forward pass, as a fraction of dense.
+      training_flops: Operations of the step, in dense forward passes over its batch.
+    """
+
+    loss: Any
+    accuracy: Any
+    grad_norm: Any
+    nonfinite: Any
+    inference_flops: Any
+    training_flops: Any
+
+
+class LayerCost(NamedTuple):
+    """One weight leaf, in the network's order, with its share of the dense forward operations."""
+
+    path: str
+    shape: tuple[int, ...]
+    size: int
+    share: float
+
+
+class Program(NamedTuple):
+    """The compiled functions of one cell.
+
+    Attributes:
+      init: ``seeds -> Learner``.
+      run: ``(learner, indices [steps, seeds, batch]) -> (learner, StepMetrics)``.
+      evaluate: ``learner -> (loss, accuracy)`` on the test set, an entry a seed.
+      kept: ``learner -> {path: kept weights}``, int32, an entry a seed.
+      layers: Weight leaves in the network's order.
+      abstract: A ``Learner`` of shapes, for restoring one.
+    """
+
+    init: Callable[[jax.Array], Learner]
+    run: Callable[[Learner, Any], tuple[Learner, StepMetrics]]
+    evaluate: Callable[[Learner], tuple[jax.Array, jax.Array]]
+    kept: Callable[[Learner], dict[str, Any]]
+    layers: tuple[LayerCost, ...]
+    abstract: Learner
+
+
+def build_program(
+    model: nn.Module,
+    dataset: Dataset,
+    optimizer: optax.GradientTransformation,
+    algorithm: jaxsparse.MaskAlgorithm,
+    seeds: int,
+    augmented: bool,
+) -> Program:
+    """Compile nothing yet: the functions that a cell needs, jitted over all seeds.
+
+    Args:
+      model: A linen module with ``__call__(images, train)``.
+      dataset: The data, as uint8.
+      optimizer: The inner optimizer.
+      algorithm: The method.
+      seeds: Number of seeds.
+      augmented: Crop and flip the training images?
+
+    Returns:
+      A ``Program``.
+    """
+    train_images, train_labels = (
+        jnp.asarray(dataset.train_images),
+        jnp.asarray(dataset.train_labels),
+    )
+    scale = lambda images: normalize(images, dataset.mean, dataset.std)
+    sample = scale(jnp.asarray(dataset.train_images[:1]))
+    # Both are typed more narrowly upstream than they are.
+    tx: Callable[..., Any] = functools.partial(jaxsparse.sparsify, optimizer, algorithm)
+    apply: Callable[..., Any] = model.apply
+
+    def init_one(seed: jax.Array) -> Learner:
+        key = jax.random.fold_in(jax.random.key(seed), _INIT_STREAM)
+        variables = model.init(key, sample, train=False)
+        opt_state = tx(seed=seed).init(variables["params"])
+        params = jaxsparse.apply_masks(variables["params"], opt_state.masks)
+        return Learner(seed, params, variables.get("batch_stats", {}), opt_state)
+
+    one = jax.eval_shape(init_one, jnp.uint32(0))
+    axes = jaxsparse.vmap_axes(one)
+    layers = _layer_costs(model, one, sample)
+    share = {layer.path: layer.share for layer in layers}
+
+    def forward_share(info: jaxsparse.UpdateInfo) -> jax.Array:
+        """Operations of a forward pass with these kept counts, as a fraction of dense."""
+        counts, _ = flatten_with_paths(info.kept)
+        sizes = {layer.path: layer.size for layer in layers}
+        sparse = [(share[path], kept / sizes[path]) for path, kept in counts if not is_dense(kept)]
+        saved = sum((part * (1 - ratio) for part, ratio in sparse), jnp.float32(0))
+        return 1 - saved
+
+    def step_one(learner: Learner, indices: jax.Array) -> tuple[Learner, StepMetrics]:
+        seed, params, batch_stats, opt_state = learner
+        used = forward_share(opt_state.info)  # by the masks that this step starts with
+        step, labels, images = opt_state.sparse_step, train_labels[indices], train_images[indices]
+        if augmented:
+            key = jax.random.fold_in(jax.random.key(seed), _AUGMENT_STREAM)
+            images = augment(jax.random.fold_in(key, step), images)
+
+        def loss_of(params: Any) -> Any:
+            variables = {"params": params, "batch_stats": batch_stats}
+            logits, changed = apply(variables, scale(images), train=True, mutable=["batch_stats"])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean(), (logits, changed.get("batch_stats", batch_stats))
+
+        at = jaxsparse.forward_params(params, opt_state)
+        (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(at)
+        updates, opt_state = tx(seed=seed).update(grads, opt_state, params)
+        norm, inference = optax.global_norm(grads), forward_share(opt_state.info)
+        metrics = StepMetrics(
+            loss=loss,
+            accuracy=jnp.mean(jnp.argmax(logits, -1) == labels),
+            grad_norm=norm,
+            nonfinite=1 - jnp.isfinite(loss + norm).astype(jnp.int32),
+            inference_flops=inference,
+            training_flops=step_training_flops(1.0, used, algorithm.dense_gradients(step)),
+        )
+        return Learner(seed, optax.apply_updates(params, updates), batch_stats, opt_state), metrics
+
+    def evaluate_one(learner: Learner, images: jax.Array) -> jax.Array:
+        variables = {"params": learner.params, "batch_stats": learner.batch_stats}
+        return apply(variables, scale(images), train=False)
+
+    def run(learner: Learner, indices: jax.Array) -> tuple[Learner, StepMetrics]:
+        over_seeds = jax.vmap(step_one, in_axes=(axes, 0), out_axes=(axes, 0))
+        return jax.lax.scan(over_seeds, learner, indices)
+
+    logits = jax.jit(jax.vmap(evaluate_one, in_axes=(axes, None)))
+
+    def evaluate(learner: Learner) -> tuple[jax.Array, jax.Array]:
+        images, labels = dataset.test_images, jnp.asarray(dataset.test_labels)
+        parts = [
+            logits(learner, images[i : i + _EVALUATION_BATCH])
+            for i in range(0, len(images), _EVALUATION_BATCH)
+        ]
+        scores = jnp.concatenate(parts, axis=1)
+        labels = jnp.broadcast_to(labels, scores.shape[:2])
+        losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
+        return losses.mean(1), (jnp.argmax(scores, -1) == labels).mean(1)
+
+    def kept(learner: Learner) -> dict[str, Any]:
+        counts, _ = flatten_with_paths(learner.opt_state.info.kept)
+        return {path: np.asarray(count) for path, count in counts if not is_dense(count)}
+
+    init = jax.jit(jax.vmap(init_one, out_axes=axes))
+    return Program(
+        init=init,
+        run=jax.jit(run, donate_argnums=0),
+        evaluate=evaluate,
+        kept=kept,
+        layers=layers,
+        abstract=jax.eval_shape(init, jnp.arange(seeds, dtype=jnp.uint32)),
+    )
+
+
+def _layer_costs(model: nn.Module, one: Learner, sample: jax.Array) -> tuple[LayerCost, ...]:
+    def forward(params: Any, batch_stats: Any, images: jax.Array) -> Any:
+        variables = {"params": params, "batch_stats": batch_stats}
+        return model.apply(variables, images, train=False)
+
+    report = jaxsparse.flops(forward, one.params, one.batch_stats, sample)
+    return tuple(
+        LayerCost(row.path, row.shape, math.prod(row.shape), row.dense / report.dense)
+        for row in report.layers
+        if row.shape
+    )
