@@ -1,6 +1,5 @@
 """The compiled part of a run: one step, many steps a call, all seeds at once."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -105,16 +104,18 @@ def build_program(
         jnp.asarray(dataset.train_images),
         jnp.asarray(dataset.train_labels),
     )
-    scale = lambda images: normalize(images, dataset.mean, dataset.std)
+    mean, std = np.asarray(dataset.mean), np.asarray(dataset.std)
+    scale = lambda images: normalize(images, mean, std)
     sample = scale(jnp.asarray(dataset.train_images[:1]))
-    # Both are typed more narrowly upstream than they are.
-    tx: Callable[..., Any] = functools.partial(jaxsparse.sparsify, optimizer, algorithm)
     apply: Callable[..., Any] = model.apply
+
+    def tx(seed: jax.Array) -> Any:
+        return jaxsparse.sparsify(optimizer, algorithm, seed=seed)
 
     def init_one(seed: jax.Array) -> Learner:
         key = jax.random.fold_in(jax.random.key(seed), _INIT_STREAM)
         variables = model.init(key, sample, train=False)
-        opt_state = tx(seed=seed).init(variables["params"])
+        opt_state = tx(seed).init(variables["params"])
         params = jaxsparse.apply_masks(variables["params"], opt_state.masks)
         return Learner(seed, params, variables.get("batch_stats", {}), opt_state)
 
@@ -147,7 +148,7 @@ def build_program(
 
         at = jaxsparse.forward_params(params, opt_state)
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(at)
-        updates, opt_state = tx(seed=seed).update(grads, opt_state, params)
+        updates, opt_state = tx(seed).update(grads, opt_state, params)
         norm, inference = optax.global_norm(grads), forward_share(opt_state.info)
         metrics = StepMetrics(
             loss=loss,

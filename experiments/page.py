@@ -75,7 +75,9 @@ ul.legend svg { width: 2.1rem; height: .75rem; margin-right: .4rem; color: var(-
   margin: .35rem 0 .8rem; font-variant-numeric: tabular-nums; }
 .scale i { height: .55rem; width: 7rem; }
 .scale b { height: .75rem; width: .75rem; background: var(--empty); margin-left: .8rem; }
-@media (max-width: 30rem) { .strip { grid-template-columns: repeat(3, 1fr); } }
+.scale .end { margin-left: auto; text-align: right; }
+@media (max-width: 30rem) { .strip { grid-template-columns: repeat(3, 1fr); }
+  .scale i { width: 4rem; } .scroll th, .scroll td { padding: .35rem .45rem; font-size: .82rem; } }
 @media print { details > * { display: block; } }
 """
 
@@ -257,9 +259,10 @@ def strip(title: str, steps: Sequence[int], maps: np.ndarray) -> str:
         image = f'<img alt="{html.escape(text)}" src="data:image/png;base64,{data}">'
         pictures.append(f"<figure>{image}{element('figcaption', f'step {step:,}')}</figure>")
     ramp = ", ".join(to_hex(colors(x)) for x in np.linspace(0, 1, 9))
+    end = f"{int((maps[-1] > 0).sum()):,} of {maps[-1].size:,} connected at step {steps[-1]:,}"
     scale = (
         f'<div class="scale">{low}<i style="background: linear-gradient(90deg, {ramp})"></i>{high}'
-        f"{'<b></b>none left' if (maps == 0).any() else ''}</div>"
+        f"{'<b></b>none left' if (maps == 0).any() else ''}{element('span', end, 'end')}</div>"
     )
     shown = f'<div class="strip">{"".join(pictures)}</div>'
     return f"<figure>{element('h3', title)}{shown}{scale}</figure>"

@@ -249,6 +249,7 @@ def _inputs(run: pathlib.Path, cells: Sequence[curves.Cell]) -> str:
     title = "Which inputs stay connected"
     if not parts and not whole:
         text = "Not recorded: the first layer of this network is no matrix over its inputs."
+        text = text if any(cell.result for cell in cells) else "Nothing yet."
         return page.section("inputs", title, text, [])
     text = (
         "Connections from each input to the first layer, first seed, over training; channels are "
