@@ -129,8 +129,7 @@ def build_program(
         counts, _ = flatten_with_paths(info.kept)
         sizes = {layer.path: layer.size for layer in layers}
         sparse = [(share[path], kept / sizes[path]) for path, kept in counts if not is_dense(kept)]
-        saved = sum((part * (1 - ratio) for part, ratio in sparse), jnp.float32(0))
-        return 1 - saved
+        return jnp.float32(1) - sum(part * (1 - ratio) for part, ratio in sparse)
 
     def step_one(learner: Learner, indices: jax.Array) -> tuple[Learner, StepMetrics]:
         seed, params, batch_stats, opt_state = learner

@@ -119,12 +119,10 @@ def _summary(about: Mapping[str, Any], cells: Sequence[curves.Cell]) -> str:
     text = " ".join(parts)
     seeds = max((len(cell.result.seeds) for cell in cells if cell.result), default=0)
     text += f", {seeds} seed{'s' * (seeds != 1)} each" if seeds else ""
-    for key in ("hardware", "commit"):
-        value = about.get(key)
-        if isinstance(value, Mapping):
-            value = ", ".join(f"{name} {each}" for name, each in value.items() if each)
-        if value:
-            text += f" · {f'commit {str(value)[:12]}' if key == 'commit' else value}"
+    environment = about.get("environment")
+    said = {**about, **environment} if isinstance(environment, Mapping) else about
+    for key, before in (("hardware", ""), ("date", ""), ("commit", "commit ")):
+        text += f" · {before}{said[key]}" if said.get(key) else ""
     return text
 
 
@@ -191,8 +189,8 @@ def _accuracy(results: Sequence[records.Result], look: dict[str, plots.Style]) -
         drawn.append(page.figure(drawing, label))
     text = (
         "Mean over seeds; bars are one standard deviation. Against sparsity, dense is the "
-        "horizontal line, and methods of one sparsity stand side by side. FLOPs are those a machine that skips "
-        f"zeros would need. {SIMULATED}"
+        "horizontal line, and methods of one sparsity stand side by side. FLOPs are those of a "
+        f"machine that skips zeros. {SIMULATED}"
     )
     shown = {method: look[method] for method in look if any(r.method == method for r in results)}
     content = [page.legend(shown), page.grid(drawn)]

@@ -143,11 +143,11 @@ def caption(results: Sequence[records.Result]) -> str:
     seeds = "1 seed" if counts == [1] else f"{' or '.join(map(str, counts))} seeds"
     spread = "" if counts == [1] else ", mean ± standard deviation"
     sizes = sorted({result.weights for result in results})
-    weights = f" of the {sizes[0]:,}" if len(sizes) == 1 else ""
+    weights = f" out of {sizes[0]:,}" if len(sizes) == 1 else ""
     return (
-        f"Over {seeds}{spread}. Kept weights are those{weights} in the layers that may be sparse. FLOPs are "
-        "fractions of the dense network's. Masks simulate sparsity: accuracy, weights and FLOPs "
-        "are real, time is not."
+        f"Over {seeds}{spread}. Kept weights{weights}, biases not counted. FLOPs are fractions "
+        "of the dense network's. Masks simulate sparsity: accuracy, weights and FLOPs are real, "
+        "time is not."
     )
 
 

@@ -43,9 +43,7 @@ def make_run(
     about = {
         "cells": cells,
         "config": config or {"data": "digits", "model": {"name": "mlp", "widths": [300, 100]}},
-        "versions": {"jax": "0.10.2", "flax": "0.12.8"},
-        "hardware": {"device": "cpu", "cores": 2},
-        "commit": "0123456789abcdef0123456789abcdef01234567",
+        "environment": {"jax": "0.10.2", "commit": "0123456", "hardware": "1 x cpu, 2 cores"},
     }
     records.write_json(run / "run.json", about)
     for index, cell in enumerate(cells):
@@ -214,7 +212,14 @@ def test_every_figure_is_there(whole: Page):
 
 
 def test_page_says_what_was_run(whole: Page):
-    for text in ("digits with mlp", "config.model.widths", "300, 100", "0.10.2", "cpu", "commit"):
+    for text in (
+        "digits with mlp",
+        "config.model.widths",
+        "300, 100",
+        "0.10.2",
+        "1 x cpu",
+        "commit 0123456",
+    ):
         assert text in whole.text
     assert "Masks simulate sparsity" in whole.text
     assert "Not finished" not in whole.text
