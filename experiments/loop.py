@@ -148,7 +148,7 @@ def build_program(
         at = jaxsparse.forward_params(params, opt_state)
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(at)
         updates, opt_state = tx(seed).update(grads, opt_state, params)
-        norm, inference = optax.global_norm(grads), forward_share(opt_state.info)
+        norm, inference = optax.tree.norm(grads), forward_share(opt_state.info)
         metrics = StepMetrics(
             loss=loss,
             accuracy=jnp.mean(jnp.argmax(logits, -1) == labels),

@@ -247,10 +247,12 @@ def strip(title: str, steps: Sequence[int], maps: np.ndarray) -> str:
     colors = matplotlib.colormaps["viridis"]
     low = int(maps[maps > 0].min()) if (maps > 0).any() else 0
     high = int(maps.max(initial=0))
-    unit = (maps - low) / max(high - low, 1)
+    logarithmic = high > 4 * low > 0  # from dense to sparse, say: else the sparse end is one color
+    ruler = np.log if logarithmic else np.asarray
+    unit = (ruler(np.maximum(maps, low)) - ruler(low)) / (ruler(max(high, low + 1)) - ruler(low))
     pictures = []
     for step, values, shares in zip(steps, maps, unit, strict=True):
-        pixels = colors(np.clip(shares, 0, 1))
+        pixels = colors(shares)
         pixels[values == 0, 3] = 0
         out = io.BytesIO()
         matplotlib.image.imsave(out, pixels, format="png")
@@ -262,6 +264,7 @@ def strip(title: str, steps: Sequence[int], maps: np.ndarray) -> str:
     end = f"{int((maps[-1] > 0).sum()):,} of {maps[-1].size:,} connected at step {steps[-1]:,}"
     scale = (
         f'<div class="scale">{low}<i style="background: linear-gradient(90deg, {ramp})"></i>{high}'
+        f"{' (log)' if logarithmic else ''}"
         f"{'<b></b>none left' if (maps == 0).any() else ''}{element('span', end, 'end')}</div>"
     )
     shown = f'<div class="strip">{"".join(pictures)}</div>'

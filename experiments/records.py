@@ -35,7 +35,7 @@ class Result:
     """The final numbers of a cell: one method at one sparsity, all seeds.
 
     Lists have an entry a seed. ``inference_flops`` and ``training_flops`` are fractions of the
-    dense network's; ``kept`` and ``weights`` count the weights of the layers that may be sparse.
+    dense network's; ``kept`` and ``weights`` count the weights of all its layers, without biases.
     """
 
     cell: str

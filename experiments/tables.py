@@ -60,7 +60,7 @@ def sparsity_text(sparsity: float) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """A duration, such as ``9.5 s``, ``4 min 10 s`` or ``2 h 05 min``.
+    """A duration, such as ``9.5 s``, ``4m 10s`` or ``2h 05m``.
 
     Args:
       seconds: The duration.
@@ -74,9 +74,9 @@ def seconds_text(seconds: float) -> str:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
+        return f"{whole // 60}m {whole % 60:02d}s"
     minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 60}h {minutes % 60:02d}m"
 
 
 def headers(results: Sequence[records.Result]) -> list[str]:
@@ -160,9 +160,18 @@ def summary_table(results: Sequence[records.Result]) -> Table:
     Returns:
       A table that rich prints.
     """
-    table = Table(box=box.SIMPLE_HEAD, caption=caption(results), caption_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+        caption=caption(results),
+        caption_justify="left",
+    )
     for index, head in enumerate(headers(results)):
-        table.add_column(head, justify="left" if index == 0 else "right", overflow="fold")
+        lines = head.replace(" ", "\n", 1)  # narrow heads: the whole fits 80 columns
+        justify = "left" if index == 0 else "right"
+        table.add_column(lines, justify=justify, vertical="bottom", no_wrap=True, overflow="fold")
     for row in rows(results):
         table.add_row(*map(Text, row))
     return table
@@ -177,9 +186,21 @@ def markdown_table(results: Sequence[records.Result]) -> str:
     Returns:
       The lines of the table, with a line break after each.
     """
-    body = [[cell.replace("|", r"\|") for cell in row] for row in rows(results)]
-    heads = headers(results)
-    widths = [max(3, *map(len, column)) for column in zip(heads, *body, strict=True)]
+    return aligned_markdown(headers(results), rows(results))
+
+
+def aligned_markdown(heads: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """Any table as Markdown: the first column to the left, the others to the right.
+
+    Args:
+      heads: Names of the columns.
+      body: Rows of cells.
+
+    Returns:
+      The lines of the table, with a line break after each.
+    """
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in body]
+    widths = [max(3, *map(len, column)) for column in zip(heads, *escaped, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
         first, *others = zip(cells, widths, strict=True)
@@ -187,7 +208,7 @@ def markdown_table(results: Sequence[records.Result]) -> str:
         return f"| {' | '.join(parts)} |\n"
 
     rule = ["-" * widths[0], *["-" * (width - 1) + ":" for width in widths[1:]]]
-    return line(heads) + line(rule) + "".join(map(line, body))
+    return line(heads) + line(rule) + "".join(map(line, escaped))
 
 
 def _any(counts: Iterable[Sequence[int]]) -> bool:

@@ -148,11 +148,13 @@ def targets(leaves: list[Leaf], sparsity: ScalarOrSchedule, final: float, step: 
     """
     if not callable(sparsity):
         return [leaf.keep for leaf in leaves]
-    share = evaluate(sparsity, step) / jnp.float32(final) if final else jnp.float32(1.0)
+    value = evaluate(sparsity, step)
+    share = value / jnp.float32(final) if final else jnp.float32(1.0)
     kept = []
     for leaf in leaves:
         zeros = leaf.units - leaf.keep
         # The end does not go through float32, which has no odd integers above 2^24.
         now = jnp.clip(jnp.round(share * zeros).astype(jnp.int32), 0, leaf.units)
-        kept.append(leaf.units - jnp.where(share == 1, zeros, now))
+        # (Compared before the division, which under jit is by a rounded reciprocal.)
+        kept.append(leaf.units - jnp.where(value == jnp.float32(final), zeros, now))
     return kept

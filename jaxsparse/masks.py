@@ -44,7 +44,15 @@ def _pairs(params: Params, masks: Masks) -> tuple[list[tuple[str, Any, Any]], An
             f"{len(leaves)} leaves of params, {len(marks)} of masks; pass the parameters that the "
             "optimizer was initialized with"
         )
-    return [(p, w, m) for (p, w), m in zip(leaves, marks, strict=True)], structure
+    pairs = [(p, w, m) for (p, w), m in zip(leaves, marks, strict=True)]
+    for path, weight, mask in pairs:
+        # `where` would broadcast in silence.
+        if not is_dense(weight) and not is_dense(mask) and weight.shape != mask.shape:
+            raise ValueError(
+                f"{path} has shape {weight.shape}, its mask {mask.shape}; pass the parameters that "
+                "the optimizer was initialized with"
+            )
+    return pairs, structure
 
 
 def masks_of(state: Any) -> Masks:

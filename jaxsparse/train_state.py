@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+from flax import struct
 from flax.training import train_state
 
 from jaxsparse.base import Masks, Params, UpdateInfo
@@ -26,6 +27,11 @@ class TrainState(train_state.TrainState):
       >>> int((state.params["kernel"] != 0).sum()), int(state.sparsity_info.kept["kernel"])
       (20, 20)
     """
+
+    # Any pytree and any function; flax's own annotations are narrower than what it takes.
+    step: Any
+    apply_fn: Any = struct.field(pytree_node=False)
+    params: Params = struct.field(pytree_node=True)
 
     @classmethod
     def create(cls, *, apply_fn: Any, params: Params, tx: Any, **kwargs: Any) -> "TrainState":

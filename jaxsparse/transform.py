@@ -74,7 +74,8 @@ def sparsify(
         raise ValueError(f"seed is {seed}; give a whole number in [0, 2**32)")
 
     def init(params: Params) -> SparsityState:
-        number = jnp.asarray(seed).astype(jnp.uint32)
+        known = isinstance(seed, int | np.integer)  # half of them do not fit the default int32
+        number = jnp.asarray(np.uint32(seed) if known else seed).astype(jnp.uint32)
         if jax.tree.leaves(params):
             masks = algorithm.init(_step_key(number, jnp.uint32(_INIT)), params)
         else:

@@ -466,7 +466,8 @@ def test_scan_is_the_loop(name: str) -> None:
 @every_method
 def test_vmap_over_seeds_is_the_loop_and_still_updates_only_when_due(name: str) -> None:
     method, params = build(name), random_tree(0)
-    step = Step(optax.adam(1e-2), method)
+    # A power of two: the product is exact, whether or not it is fused with the sum.
+    step = Step(optax.sgd(0.125), method)
     init = lambda seed: step.init(params, seed)
     axes = jaxsparse.vmap_axes(jax.eval_shape(init, 0))
     states = jax.jit(jax.vmap(init, out_axes=axes))(jnp.arange(3))
@@ -498,21 +499,19 @@ def test_init_on_abstract_arrays_and_under_transformations(name: str) -> None:
     method, params, tx = build(name), random_tree(0), stepper(name).tx
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     key = jax.random.key(0)
+    assert same(method.init(key, abstract), pure(name)[0](key, params))
     concrete = tx.init(params)
-    assert same(method.init(key, abstract), method.init(key, params))
-    assert same(method.init(key, params), jax.jit(method.init)(key, params))
-    assert same(tx.init(abstract).masks, concrete.masks)
-    assert same(jax.jit(tx.init)(params), concrete)
+    assert same(concrete, run(name).states[0])
     assert signature(jax.eval_shape(tx.init, abstract)) == signature(concrete)
 
 
 @every_method
 def test_init_on_a_tree_without_leaves(name: str) -> None:
     tx = stepper(name).tx
-    for empty in ({}, (), [], {"a": {}}, optax.MaskedNode(), None):
+    for empty in ({}, (), [], {"a": {}, "b": None}, optax.MaskedNode()):
         state = tx.init(empty)
         assert jax.tree.leaves(state.masks) == []
-        updates, state = tx.update(empty, state, empty if empty is not None else {})
+        updates, state = tx.update(empty, state, empty)
         assert jax.tree.leaves(updates) == []
     slots = optax.tree_map_params(tx, lambda slot: None, run(name).states[0])
     assert jax.tree.leaves(slots.masks) == []
@@ -532,7 +531,7 @@ def test_hostile_gradients_for_300_steps(name: str) -> None:
         lambda w, sign: jnp.ones_like(w),
         lambda w, sign: jnp.full_like(w, 1e30) * sign,
         lambda w, sign: jnp.full_like(w, 1e-40),
-        lambda w, sign: -10 * w,
+        lambda w, sign: w,
         lambda w, sign: jnp.where(w == 0, sign, -sign),
     ]
 

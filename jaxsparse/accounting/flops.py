@@ -92,7 +92,7 @@ def flops(
 
     Args:
       apply_fn: Called as ``apply_fn(params, *inputs)``.
-      params: Pytree of arrays or ``jax.ShapeDtypeStruct``s: what ``apply_fn`` takes first.
+      params: Pytree of arrays or ``jax.ShapeDtypeStruct`` leaves: what ``apply_fn`` takes first.
       *inputs: Arrays or ``ShapeDtypeStruct`` leaves; the report is for this batch, not per sample.
         Leaves that are no arrays (a bool, a string) are passed on as they are.
       masks: Pytree like ``params``: bool arrays, or Python ints, which are kept counts (what a

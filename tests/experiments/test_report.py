@@ -1,6 +1,8 @@
 """The report of a made-up run: self-contained, complete, and honest about what is missing."""
 
+import base64
 import html.parser
+import io
 import math
 import pathlib
 import re
@@ -14,7 +16,9 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="the experiments extra is not installed")
 
-from experiments import curves, plots, records, report
+from PIL import Image
+
+from experiments import curves, page, plots, records, report
 
 METHODS = ("dense", "static", "set", "rigl", "gradual_magnitude", "snip")
 SHAPES = {"Dense_0/kernel": (64, 300), "Dense_1/kernel": (300, 100), "Dense_2/kernel": (100, 10)}
@@ -229,38 +233,38 @@ def test_page_says_what_was_run(whole: Page):
 def test_unfinished_cells_are_named(tmp_path: pathlib.Path):
     run = make_run(tmp_path, unfinished=["rigl-0.9", "snip-0.9"])
     (records.cell_folder(run, "snip-0.9") / "metrics.jsonl").unlink()
-    page = Page(report.write_report(run))
-    assert "Not finished, 2 of 6 cells: rigl-0.9 (step 1,100), snip-0.9 (not started)" in page.text
-    assert len(page.labels) == 6
+    seen = Page(report.write_report(run))
+    assert "Not finished, 2 of 6 cells: rigl-0.9 (step 1,100), snip-0.9 (not started)" in seen.text
+    assert len(seen.labels) == 6
 
 
 def test_a_run_that_just_started(tmp_path: pathlib.Path):
     records.write_json(tmp_path / "run.json", {"cells": ["dense", "rigl-0.9"]})
-    page = Page(report.write_report(tmp_path))
-    assert "2 of 2 cells" in page.text
-    assert page.labels == []
+    seen = Page(report.write_report(tmp_path))
+    assert "2 of 2 cells" in seen.text
+    assert seen.labels == []
 
 
 @pytest.mark.parametrize("method", ["dense", "rigl"])
 def test_one_cell_of_one_seed(tmp_path: pathlib.Path, method: str):
     run = make_run(tmp_path, methods=[method], seeds=1)
-    page = Page(report.write_report(run))
-    assert "1 method" in page.text
-    assert "Test accuracy (%) against sparsity" in page.labels
+    seen = Page(report.write_report(run))
+    assert "1 method" in seen.text
+    assert "Test accuracy (%) against sparsity" in seen.labels
 
 
 def test_without_inputs(tmp_path: pathlib.Path):
-    page = Page(report.write_report(make_run(tmp_path, methods=["dense", "set"], inputs=False)))
-    assert "img" not in page.tags
-    assert "Not recorded" in page.text
+    seen = Page(report.write_report(make_run(tmp_path, methods=["dense", "set"], inputs=False)))
+    assert "img" not in seen.tags
+    assert "Not recorded" in seen.text
 
 
 def test_many_cells(tmp_path: pathlib.Path):
     sparsities = [0.5, 0.8, 0.9, 0.95, 0.98, 0.99]
-    page = Page(report.write_report(make_run(tmp_path, sparsities=sparsities, seeds=2)))
-    assert page.tags.count("details") == 4  # the facts, and what is beyond the first panels
-    assert page.labels.count("Sparsity of each layer, 99 % sparse") == 1
-    assert sum(label.startswith("Learning curves") for label in page.labels) == 12
+    seen = Page(report.write_report(make_run(tmp_path, sparsities=sparsities, seeds=2)))
+    assert seen.tags.count("details") == 4  # the facts, and what is beyond the first panels
+    assert seen.labels.count("Sparsity of each layer, 99 % sparse") == 1
+    assert sum(label.startswith("Learning curves") for label in seen.labels) == 12
 
 
 def test_not_finite_values_do_not_break_it(tmp_path: pathlib.Path):
@@ -276,10 +280,10 @@ def test_not_finite_values_do_not_break_it(tmp_path: pathlib.Path):
         saved = records.read_json(folder / "result.json")
         saved.update(nonfinite=[1200, 1], skipped=[7, 0], test_accuracy=[bad, 0.5])
         records.write_json(folder / "result.json", saved)
-    page = Page(report.write_report(run))
-    assert "rigl-0.9 (1,201 steps, 7 skipped mask updates)" in page.text
-    assert "50.00 (1 of 2 seeds)" in page.text
-    assert not re.search(r'd="[^"]*(nan|inf)', page.source)
+    seen = Page(report.write_report(run))
+    assert "rigl-0.9 (1,201 steps, 7 skipped mask updates)" in seen.text
+    assert "50.00 (1 of 2 seeds)" in seen.text
+    assert not re.search(r'd="[^"]*(nan|inf)', seen.source)
 
 
 def test_everything_is_escaped(tmp_path: pathlib.Path):
@@ -290,9 +294,27 @@ def test_everything_is_escaped(tmp_path: pathlib.Path):
     saved["method"] = evil
     saved["layers"][0]["path"] = evil + "$x^$"
     records.write_json(folder / "result.json", saved)
-    page = Page(report.write_report(run))
-    assert "script" not in page.tags
-    assert evil in page.text
+    seen = Page(report.write_report(run))
+    assert "script" not in seen.tags
+    assert evil in seen.text
+
+
+def test_strip_keeps_one_scale_and_counts_what_is_connected():
+    maps = np.asarray([[[100, 100], [100, 100]], [[1, 0], [3, 100]]])
+    markup = page.strip("a <b>", [0, 1500], maps)
+    assert "1<i " in markup
+    assert "</i>100 (log)<b></b>none left" in markup
+    assert "3 of 4 connected at step 1,500" in markup
+    assert "a &lt;b&gt;, step 1500: 3 of 4 inputs connected" in markup
+    assert "(log)" not in page.strip("a", [0], maps[:1])
+    assert "0 of 4 connected" in page.strip("a", [0], 0 * maps[:1])
+    pixels = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+        for data in re.findall(r'base64,([^"]*)"', markup)
+    ]
+    assert pixels[1][0, 1, 3] == 0  # no connection: transparent
+    np.testing.assert_array_equal(pixels[0][0, 0], pixels[1][1, 1])
+    assert (pixels[1][0, 0] != pixels[1][1, 0]).any()
 
 
 def test_series_has_a_column_a_seed():

@@ -50,7 +50,7 @@ def row(result: records.Result) -> dict[str, str]:
     return dict(zip(tables.headers([result]), tables.rows([result])[0], strict=True))
 
 
-def printed(results: list[records.Result], width: int = 120) -> str:
+def printed(results: list[records.Result], width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
     console.print(tables.summary_table(results))
     return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
@@ -65,7 +65,7 @@ def test_numbers_are_those_worked_out_by_hand():
         "kept weights": "2,660",
         "inference FLOPs": "0.100",
         "training FLOPs": "0.130",
-        "time": "4 min 10 s",
+        "time": "4m 10s",
     }
     assert row(DENSE)["test accuracy (%)"] == "98.00 ± 1.00"
     assert row(DENSE)["time"] == "9.5 s"
@@ -107,7 +107,7 @@ def test_spread_is_the_sample_standard_deviation():
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.0 s"), (59.96, "1 min 00 s"), (3599.6, "1 h 00 min"), (7500, "2 h 05 min")],
+    [(0.04, "0.0 s"), (59.96, "1m 00s"), (3599.6, "1h 00m"), (7500, "2h 05m")],
 )
 def test_durations(seconds: float, text: str):
     assert tables.seconds_text(seconds) == text
@@ -131,9 +131,16 @@ def test_markdown_is_aligned():
 
 def test_terminal_table_holds_the_same_numbers():
     text = printed([DENSE, RIGL])
-    for value in ("rigl", "90 %", "96.50 ± 1.80", "2,660", "0.130", "4 min 10 s", "Masks simulate"):
+    for value in ("rigl", "90 %", "96.50 ± 1.80", "2,660", "0.130", "4m 10s", "Masks simulate"):
         assert value in text
     assert "No cell" in printed([])
+
+
+def test_terminal_table_fits_80_columns():
+    long = dataclasses.replace(RIGL, method="gradual_magnitude", kept=[266_200] * 3)
+    lines = [line.split() for line in printed([long]).splitlines()]
+    values = "gradual_magnitude 90 % 96.50 ± 1.80 266,200 0.100 0.130 4m 10s"
+    assert values.split() in lines
 
 
 def test_names_are_not_taken_for_markup():

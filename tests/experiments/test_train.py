@@ -1,0 +1,324 @@
+"""The runner: what it writes, that a stopped run ends with the same numbers, what it refuses."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import optax
+import pytest
+from rich.console import Console
+
+import jaxsparse
+from experiments import build, cell, config, data, records, train
+
+SMALL = config.Config(
+    model=config.Model(widths=(16,)),
+    pruning=config.Pruning(interval=4),
+    methods=("dense", "set", "rigl", "gradual_magnitude", "snip"),
+    seeds=2,
+    epochs=4,
+    batch_size=120,
+    evaluate_every=2,
+    chunk_steps=4,
+    checkpoint_seconds=0.0,
+)
+STEPS = 4 * (1437 // 120)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> data.Dataset:
+    return data.load("digits", tmp_path_factory.mktemp("data"))
+
+
+def _run(
+    what: config.Config, dataset: data.Dataset, folder: pathlib.Path, stop_after: int | None = None
+) -> records.Result:
+    """One cell of RigL, asked to stop after so many compiled calls."""
+    calls = iter(range(1000))
+    stopping = lambda: stop_after is not None and next(calls) + 1 >= stop_after
+    return cell.run_cell(
+        what, cell.Cell("rigl-0.9", "rigl", 0.9), dataset, folder, lambda *_: None, stopping
+    )
+
+
+def _comparable(folder: pathlib.Path) -> list[dict[str, Any]]:
+    rows = records.read_metrics(folder)
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(
+    digits: data.Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[pathlib.Path, records.Result]:
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, _run(SMALL, digits, folder)
+
+
+@pytest.mark.parametrize("calls", [1, 5])
+def test_a_stopped_cell_goes_on_bit_for_bit(
+    calls: int, digits: data.Dataset, whole: Any, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(cell.Stopped):
+        _run(SMALL, digits, tmp_path, stop_after=calls)
+    assert records.read_result(tmp_path) is None
+    result = _run(SMALL, digits, tmp_path)
+    folder, expected = whole
+    assert _comparable(tmp_path) == _comparable(folder)
+    for ours, theirs in zip(
+        records.read_inputs(tmp_path) or [], records.read_inputs(folder) or [], strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    free = {"seconds": 0.0}
+    assert dataclasses.replace(result, **free) == dataclasses.replace(expected, **free)
+
+
+def test_the_numbers_of_a_cell(whole: Any) -> None:
+    folder, result = whole
+    assert result.steps == STEPS
+    kept = jaxsparse.uniform({"w": np.zeros((64 * 16 + 16 * 10, 1), np.float32)}, 0.9)["w"]
+    assert result.kept == [kept, kept]
+    assert result.weights == 64 * 16 + 16 * 10
+    assert [layer.path for layer in result.layers] == ["Dense_0/kernel", "Dense_1/kernel"]
+    assert all(0.2 < value <= 1 for value in result.test_accuracy)
+    assert [row["step"] for row in _comparable(folder)] == list(range(4, STEPS + 1, 4))
+    # Updates at 4, 8, ... below three quarters of the run; each reads the dense gradient.
+    due = range(4, int(0.75 * STEPS), 4)
+    assert result.updates == len(due)
+    sparse = sum(
+        2 * layer.shape[0] * layer.shape[1] * layer.kept[0] / layer.size for layer in result.layers
+    )
+    share = sparse / (2 * result.weights)
+    expected = (3 * share * (STEPS - len(due)) + (2 * share + 1) * len(due)) / (3 * STEPS)
+    np.testing.assert_allclose(result.training_flops, expected, rtol=1e-5)
+    np.testing.assert_allclose(result.inference_flops, share, rtol=1e-5)
+
+
+def test_every_connection_is_in_the_input_picture(whole: Any) -> None:
+    folder, result = whole
+    steps, connections = records.read_inputs(folder) or ([], np.zeros(0))
+    # At the start, and at each evaluation.
+    assert steps[0] == 0
+    assert steps[-1] == STEPS
+    assert connections.shape[1:] == (8, 8, 1)
+    np.testing.assert_array_equal(connections.sum((1, 2, 3)), result.layers[0].kept[0])
+
+
+@pytest.mark.parametrize("method", jaxsparse.ALGORITHMS)
+def test_every_method_takes_the_settings_of_a_run(method: str) -> None:
+    algorithm = build.build_method(SMALL, method, 0.9, steps=1000)
+    assert isinstance(algorithm, jaxsparse.MaskAlgorithm)
+    if algorithm.due is not None:
+        due = [step for step in range(1000) if algorithm.due(step)]
+        assert due
+        assert max(due) <= 750
+
+
+@pytest.mark.parametrize("name", config.PRESETS)
+def test_every_preset_trains_two_steps(name: str, tmp_path: pathlib.Path) -> None:
+    chosen = config.preset(name)
+    config.check(chosen)
+    shape = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}.get(chosen.data, (28, 28, 1))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8, *shape), dtype=np.uint8)
+    labels = np.arange(8, dtype=np.int32)
+    channel = (128.0,) * shape[-1]
+    fake = data.Dataset("fake", 10, images, labels, images, labels, channel, channel)
+    # The smallest member of each family, to compile quickly.
+    model = dataclasses.replace(
+        chosen.model,
+        widths=(8,) * len(chosen.model.widths),
+        depth={"cifar-resnet": 8, "wide-resnet": 10}.get(chosen.model.name, 0),
+        width=1 if chosen.model.name == "wide-resnet" else 4,
+    )
+    shrunk = dataclasses.replace(
+        chosen, model=model, seeds=1, epochs=2, batch_size=8, pruning=config.Pruning(interval=1)
+    )
+    result = _run(shrunk, fake, tmp_path)
+    assert result.steps == 2
+    assert np.isfinite(result.train_loss).all()
+    assert result.kept[0] < 0.2 * result.weights
+
+
+def test_what_is_not_finite_is_counted_and_moves_no_mask(
+    digits: data.Dataset, tmp_path: pathlib.Path
+) -> None:
+    wild = dataclasses.replace(
+        SMALL, optimizer=config.Optimizer(learning_rate=1e30), chunk_steps=44, checkpoint_seconds=99
+    )
+    result = _run(wild, digits, tmp_path)
+    assert min(result.nonfinite) > 10
+    assert min(result.skipped) > 3
+    assert result.kept == [119, 119]
+
+
+def test_the_learning_rate_falls_where_it_should() -> None:
+    steps = dataclasses.replace(
+        SMALL, optimizer=config.Optimizer(decay="steps", boundaries=(1.0,), weight_decay=0.0)
+    )
+    tx = build.build_optimizer(steps, steps=100, steps_per_epoch=10)
+    params = {"w": np.ones(1, np.float32)}
+    state, sizes = tx.init(params), []
+    for _ in range(12):
+        updates, state = tx.update({"w": np.ones(1, np.float32)}, state, params)
+        sizes.append(-float(optax.tree.get(updates, "w")[0]))
+    # Nesterov momentum 0.9 tends to 1 / (1 - 0.9) from below; the fall is by ten.
+    assert sizes[10] == pytest.approx(0.1 * sizes[9], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("steps", "most", "expected"), [(4400, 400, 400), (12000, 600, 600), (97, 50, 50), (3, 50, 3)]
+)
+def test_chunks_divide_the_run_where_they_can(steps: int, most: int, expected: int) -> None:
+    assert cell.chunk_length(steps, most) == expected
+
+
+def test_a_new_run_never_writes_over_another(tmp_path: pathlib.Path) -> None:
+    first = train.open_run("digits-mlp", SMALL, tmp_path)
+    second = train.open_run("digits-mlp", SMALL, tmp_path)
+    assert (first.name, second.name) == ("digits-mlp", "digits-mlp-2")
+    again = train.open_run("digits-mlp", dataclasses.replace(SMALL, resume=True), tmp_path)
+    assert again == second
+    with pytest.raises(ValueError, match="holds a run; add --resume"):
+        train.open_run("digits-mlp", dataclasses.replace(SMALL, out=first), tmp_path)
+
+
+def test_a_run_of_another_configuration_is_not_gone_on_with(tmp_path: pathlib.Path) -> None:
+    train.open_run("digits-mlp", SMALL, tmp_path)
+    other = dataclasses.replace(
+        SMALL, resume=True, epochs=5, pruning=config.Pruning(interval=7), checkpoint_seconds=5.0
+    )
+    with pytest.raises(ValueError, match=r"epochs=4, not 5; pruning.interval=4, not 7") as error:
+        train.open_run("digits-mlp", other, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["digit-mlp"], ["unknown preset 'digit-mlp'", "digits-mlp"]),
+        (["--sparsities", "1.0"], ["sparsity is 1.0", "[0, 1)"]),
+        (["--sparsities", "90"], ["sparsity is 90.0", "give 0.9"]),
+        (["--methods", "rigel"], ["unknown method 'rigel'", "rigl"]),
+        (["--epochs", "0"], ["epochs is 0", "at least 1"]),
+        (["--pruning.stop", "1.5"], ["pruning.stop is 1.5", "(0, 1]"]),
+        (["--pruning.prune-start", "0.9"], ["pruning.prune_start is 0.9", "before pruning.stop"]),
+        (["--pruning.drop-fraction", "2"], ["pruning.drop_fraction is 2", "[0, 1]"]),
+        (["--batch-size", "5000"], ["batch_size"]),
+        (["--data", "mnits"], ["mnist"]),
+        (["--resume"], ["no run to resume"]),
+        (["mnist-lenet-300-100"], ["python -m experiments.prepare mnist"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    words: list[str],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAXSPARSE_DATA_DIR", str(tmp_path / "empty"))
+    assert train.main(arguments) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("error: ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_help_explains_each_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    text = capsys.readouterr().out
+    for flag in ("--sparsities", "--pruning.interval", "--optimizer.learning-rate", "--resume"):
+        assert flag in text
+    for name in config.PRESETS:
+        assert name in text
+    assert "Steps between updates of the masks" in text
+
+
+def test_cells_name_methods_without_a_sparsity_once() -> None:
+    chosen = dataclasses.replace(SMALL, methods=("dense", "rigl"), sparsities=(0.9, 0.98))
+    assert [c.name for c in train.cells_of(chosen)] == ["dense", "rigl-0.9", "rigl-0.98"]
+
+
+FLAGS = [
+    *("--methods", "static", "rigl", "--seeds", "2", "--epochs", "8", "--batch-size", "120"),
+    *("--model.widths", "16", "--chunk-steps", "4", "--checkpoint-seconds", "0"),
+    *("--pruning.interval", "5"),
+]
+
+
+def _start(folder: pathlib.Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.train", "digits-mlp", *FLAGS, *more],
+        cwd=folder,
+        env={
+            **os.environ,
+            "JAXSPARSE_DATA_DIR": str(folder),
+            "PYTHONPATH": str(pathlib.Path(train.__file__).parent.parent),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)]
+)
+def test_killed_or_interrupted_it_ends_with_the_same_results(
+    number: signal.Signals, code: int, tmp_path: pathlib.Path, uninterrupted: list[Any]
+) -> None:
+    process = _start(tmp_path)
+    log = tmp_path / "runs/digits-mlp/cells/static-0.9/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while len(records.read_metrics(log.parent)) < 3:
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == code, output
+    resumed = _start(tmp_path, "--resume")
+    output, _ = resumed.communicate(timeout=180)
+    assert resumed.returncode == 0, output
+    assert "report:" in output
+    assert (tmp_path / "runs/digits-mlp/report.html").exists()
+    assert _results(tmp_path / "runs/digits-mlp") == uninterrupted
+
+
+def _results(run: pathlib.Path) -> list[Any]:
+    return [dataclasses.replace(result, seconds=0.0) for result in records.read_results(run)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    process = _start(folder)
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
+    assert json.loads((folder / "runs/digits-mlp/run.json").read_text())["environment"]["jax"]
+    return _results(folder / "runs/digits-mlp")
+
+
+def test_the_whole_run_in_one_process(
+    digits: data.Dataset, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "load", lambda *_: digits)
+    chosen = dataclasses.replace(SMALL, epochs=1, chunk_steps=11)
+    run = train.open_run("digits-mlp", chosen, tmp_path)
+    console = Console(file=(tmp_path / "log").open("w"), width=100)
+    results = train.train(chosen, run, console)
+    assert [result.cell for result in results] == [c.name for c in train.cells_of(chosen)]
+    assert results == records.read_results(run)
+    # Everything but dense keeps a tenth; a finished cell is not trained again.
+    assert [result.kept[0] for result in results] == [1184, 119, 119, 119, 119]
+    assert train.train(chosen, run, console) == results
