@@ -231,9 +231,9 @@ def check_sparsity(sparsity: float, name: str = "sparsity") -> None:
       ValueError: if it lies outside [0, 1).
 
     Example:
-      >>> check_sparsity(90)
+      >>> check_sparsity(90.0)
       Traceback (most recent call last):
-      ValueError: sparsity is 90; it is the fraction of zeros, in [0, 1): for 90 % give 0.9
+      ValueError: sparsity is 90.0; it is the fraction of zeros, in [0, 1): for 90 % give 0.9
     """
     if not 0 <= sparsity < 1:
         percent = f": for {sparsity:g} % give {sparsity / 100:g}" if 1 < sparsity < 100 else ""

@@ -100,6 +100,7 @@ def _threshold(keys: Sequence[Array], k: Array, total: Array) -> tuple[Array, Ar
     return low, above_low
 
 
+@jax.jit  # outside of jit a loop would be compiled anew at every call
 def _top_k(keys: Sequence[Array], indices: Sequence[Array], k: Any) -> list[Array]:
     """Exactly ``min(k, candidates)`` True over all the arrays together."""
     candidates = _count([key > 0 for key in keys])

@@ -26,13 +26,19 @@ KEPT = 60
 NAMES = {"first/bias", "first/kernel", "second/bias", "second/kernel"}
 
 
-@pytest.fixture(autouse=True)
-def quick_and_broadcasting() -> Iterator[None]:
-    """Models add biases of one dimension to activations of two."""
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation() -> Iterator[None]:
+    """The programs are tiny and many: compiling them is what costs."""
     jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(autouse=True)
+def broadcasting() -> Iterator[None]:
+    """Models add biases of one dimension to activations of two."""
     with jax.numpy_rank_promotion("allow"):
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def data() -> tuple[jax.Array, jax.Array]:
@@ -324,7 +330,7 @@ def test_deepcopy(trained: TrainState) -> None:
 
 
 def test_flax_serialization(trained: TrainState) -> None:
-    fresh = linen_state()
+    fresh = jax.tree.map(jnp.zeros_like, trained)
     state = flax.serialization.from_bytes(
         fresh.opt_state, flax.serialization.to_bytes(trained.opt_state)
     )

@@ -82,7 +82,7 @@ def size_bytes(params: PyTree, masks: PyTree | None = None, *, index_bytes: int 
     32-bit indices). Leaves without a mask, biases among them, are stored whole.
 
     Args:
-      params: Pytree of arrays or ``jax.ShapeDtypeStruct`` leaves; dtypes say how wide the values are.
+      params: Pytree of arrays or ``jax.ShapeDtypeStruct`` leaves; dtypes say how wide values are.
       masks: Pytree like ``params``: bool arrays or kept counts; ``optax.MaskedNode()``, or
         nothing, where a leaf is dense.
       index_bytes: Bytes of one flat index.

@@ -4,7 +4,7 @@ from jaxsparse import distributions, scores
 from jaxsparse.base import Distribution, MaskAlgorithm, Scope, Structure, Where
 from jaxsparse.engine import drop_grow
 from jaxsparse.layers import default_where
-from jaxsparse.schedules import any_of, at, every, polynomial_sparsity
+from jaxsparse.schedules import any_of, at, check_sparsity, every, polynomial_sparsity
 
 
 def gradual_magnitude(
@@ -65,6 +65,7 @@ def gradual_magnitude(
     References:
       Zhu & Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_, 2018.
     """
+    check_sparsity(sparsity)
     return drop_grow(
         sparsity=polynomial_sparsity(sparsity, start, stop, initial=initial, power=power),
         distribution=distribution,

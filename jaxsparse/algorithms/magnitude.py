@@ -4,7 +4,7 @@ from jaxsparse import distributions, scores
 from jaxsparse.base import Distribution, MaskAlgorithm, Scope, Structure, Where
 from jaxsparse.engine import drop_grow
 from jaxsparse.layers import default_where
-from jaxsparse.schedules import at, one_shot
+from jaxsparse.schedules import at, check_sparsity, one_shot
 
 
 def magnitude(
@@ -53,6 +53,7 @@ def magnitude(
       Han et al., `Learning both Weights and Connections for Efficient Neural Networks
       <https://arxiv.org/abs/1506.02626>`_, NeurIPS 2015.
     """
+    check_sparsity(sparsity)
     return drop_grow(
         sparsity=one_shot(sparsity, step),
         distribution=distribution,

@@ -4,7 +4,7 @@ from jaxsparse import distributions, scores
 from jaxsparse.base import Distribution, MaskAlgorithm, Scope, Structure, Where
 from jaxsparse.engine import drop_grow
 from jaxsparse.layers import default_where
-from jaxsparse.schedules import at, one_shot
+from jaxsparse.schedules import at, check_sparsity, one_shot
 
 
 def snip(
@@ -58,6 +58,7 @@ def snip(
       Lee et al., `SNIP: Single-shot Network Pruning based on Connection Sensitivity
       <https://arxiv.org/abs/1810.02340>`_, ICLR 2019.
     """
+    check_sparsity(sparsity)
     return drop_grow(
         sparsity=one_shot(sparsity, step),
         distribution=distribution,

@@ -117,7 +117,7 @@ def test_every_layer_is_in_proportion_on_the_way(key: jax.Array) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sparsity": 1.0}, r"final is 1.0; .*\[0, 1\)"),
+        ({"sparsity": 1.0}, r"sparsity is 1.0; .*\[0, 1\)"),
         ({"sparsity": 0.9, "start": 9, "stop": 9}, r"stop is 9, not after start \(9\)"),
         ({"sparsity": 0.9, "interval": 0}, r"n is 0; .*at least 1"),
     ],

@@ -65,7 +65,7 @@ def test_prunes_at_its_step_and_trains_on() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match=r"final is 1.0; .*\[0, 1\)"):
+    with pytest.raises(ValueError, match=r"sparsity is 1.0; .*\[0, 1\)"):
         magnitude(1.0)
     with pytest.raises(ValueError, match=r"step is -1; .*at least 0"):
         magnitude(0.5, step=-1)

@@ -93,5 +93,5 @@ def test_a_first_gradient_that_is_not_finite_leaves_the_network_dense() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match=r"final is -0.1; .*\[0, 1\)"):
+    with pytest.raises(ValueError, match=r"sparsity is -0.1; .*\[0, 1\)"):
         snip(-0.1)
