@@ -350,6 +350,27 @@ def test_the_seed_decides_where_a_method_draws_and_only_there(name: str) -> None
     assert same(trajectory(0), trajectory(1)) != draws
 
 
+@every_method
+def test_equal_leaves_draw_apart(name: str) -> None:
+    """The leaf's index is part of the randomness: twins do not share their masks."""
+    kernel = random_tree(0)["Dense_0"]["kernel"]
+    twins = {"a": kernel, "b": kernel}
+    (init, update), keys = pure(name), [jax.random.key(seed) for seed in (1, 2)]
+    masks = [init(key, twins) for key in keys]
+    if not same(*masks):
+        assert not same(masks[0]["a"], masks[0]["b"])
+    alike = jax.tree.map(lambda mask: masks[0]["a"], masks[0])
+    at = next(iter(due_steps(name)), 0)
+    moved = [update(key, alike, twins, twins, at)[0] for key in keys]
+    if not same(*moved):
+        assert not same(moved[0]["a"], moved[0]["b"])
+    assert all(kept_in(after) == kept_in(moved[0]) for after in moved)
+
+
+def kept_in(masks: Any) -> int:
+    return sum(int(mask.sum()) for mask in jax.tree.leaves(masks))
+
+
 # --- 6: grown weights ----------------------------------------------------------------------------
 
 

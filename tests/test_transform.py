@@ -1,5 +1,7 @@
 """``sparsify`` and ``vmap_axes``: what a user can see of the wrapper itself."""
 
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,6 +12,14 @@ import pytest
 
 import jaxsparse
 from jaxsparse import SparsityState, TrainState, sparsify, vmap_axes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation() -> Iterator[None]:
+    """The programs are tiny and many: compiling them is what costs."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def params_like(seed: int = 0) -> dict[str, Any]:
@@ -263,7 +273,6 @@ def test_one_seed_skips_while_the_others_go_on() -> None:
 
 def test_a_sweep_over_sparsities_is_one_program() -> None:
     """Budgets may be traced: ``by_path`` with int32 counts under one vmap."""
-    import functools
 
     def kept_after(count: Any) -> Any:
         distribution = functools.partial(jaxsparse.by_path, rules={"kernel": count})
