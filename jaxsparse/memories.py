@@ -37,6 +37,8 @@ def gradient_window(
       >>> memory["w"].tolist()
       [2.0]
     """
+    if steps < 1:
+        raise ValueError(f"gradient_steps is {steps}; it must be at least 1")
     inside = within(update, steps)
     if steps == 1:
         return start_nothing, remember_nothing

@@ -70,7 +70,7 @@ def sparsify(
       20
     """
     inner = optax.with_extra_args_support(inner)
-    if isinstance(seed, int | np.integer) and not 0 <= seed < 2**32:
+    if isinstance(seed, float) or (isinstance(seed, int | np.integer) and not 0 <= seed < 2**32):
         raise ValueError(f"seed is {seed}; give a whole number in [0, 2**32)")
 
     def init(params: Params) -> SparsityState:
