@@ -131,7 +131,7 @@ _CIFAR = Config(
 )
 
 PRESETS: dict[str, tuple[str, Config]] = {
-    "digits-mlp": ("scikit-learn's digits, 64-256-128-10: about two minutes on a laptop", _DIGITS),
+    "digits-mlp": ("scikit-learn's digits, 64-256-128-10: a minute on two cores", _DIGITS),
     "mnist-lenet-300-100": ("MNIST, LeNet-300-100 at four sparsities, 20 epochs", _LENET),
     "fashion-mlp": (
         "Fashion-MNIST, 784-1000-1000-1000-10 (SET's network)",
@@ -143,7 +143,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "cifar10-resnet-20": (
-        "CIFAR-10, ResNet-20, 160 epochs (Liu et al., 2022); a GPU's work",
+        "CIFAR-10, ResNet-20, 160 epochs (Liu et al., 2022): a GPU's work",
         _CIFAR,
     ),
     "cifar10-wrn-22-2": (
@@ -201,6 +201,9 @@ def check(config: Config) -> None:
     for name in ("seeds", "epochs", "batch_size", "evaluate_every", "chunk_steps"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
+    rate = config.optimizer.learning_rate
+    if not rate > 0:
+        raise ValueError(f"optimizer.learning_rate is {rate}; it must be positive")
     pruning = config.pruning
     if pruning.interval < 1:
         raise ValueError(f"pruning.interval is {pruning.interval}; it must be at least 1 step")

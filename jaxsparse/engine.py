@@ -8,10 +8,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jaxtyping import Array
 
 from jaxsparse import scores, structures
+from jaxsparse._sharding import like
 from jaxsparse._tree import is_dense, map_masks
 from jaxsparse.base import (
     Distribution,
@@ -145,7 +145,7 @@ def drop_grow(
         chosen = select(ranked, targets(leaves, sparsity, final, _BEFORE), None, structure.axis)
         masks: list[Any] = [optax.MaskedNode()] * number
         for leaf, units in zip(leaves, chosen, strict=True):
-            masks[leaf.index] = _like(structure.expand(units, leaf.shape), arrays[leaf.index])
+            masks[leaf.index] = like(structure.expand(units, leaf.shape), arrays[leaf.index])
         return jax.tree.unflatten(tree, masks)
 
     def drop_units(rank: Any, kept: list[Array], leaves: list[Leaf], step: Any) -> list[Array]:
@@ -211,7 +211,7 @@ def drop_grow(
         new: list[Any] = [optax.MaskedNode()] * number
         for leaf, units, mask in zip(leaves, after, old, strict=True):
             new[leaf.index] = jnp.where(
-                finite, _like(structure.expand(units, leaf.shape), mask), mask
+                finite, like(structure.expand(units, leaf.shape), mask), mask
             )
         masks_after = jax.tree.unflatten(tree, new)
         return masks_after, report(masks, masks_after, finite)
@@ -281,17 +281,6 @@ def report(before: Masks, after: Masks, finite: Any = True) -> UpdateInfo:
 
 def _leaf_key(key: chex.PRNGKey, leaf: Leaf) -> chex.PRNGKey:
     return jax.random.fold_in(key, leaf.index)
-
-
-def _like(mask: Array, array: Any) -> Array:
-    """The mask with the sharding of its weight, wherever that is known."""
-    sharding = scores.explicit_sharding(array)
-    if sharding is not None:
-        return jax.sharding.reshard(mask, sharding)
-    # Outside jit; inside, Auto axes leave it to the compiler and to `out_shardings`.
-    concrete = isinstance(array, jax.Array) and not isinstance(array, Tracer)
-    traced = isinstance(mask, Tracer)
-    return jax.device_put(mask, array.sharding) if concrete and not traced else mask
 
 
 def _all_finite(trees: Any) -> Array:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxsparse._sharding import explicit_sharding
+
 
 def magnitude(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Float[Array, "..."]:
     """``|w|``: what small-weight pruning keeps (Han et al., 2015).
@@ -102,23 +104,3 @@ def random(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Int[Arra
     del grad, mask, memory
     bits = jax.random.bits(key, weight.shape, jnp.uint32, out_sharding=explicit_sharding(weight))
     return (bits >> 1).astype(jnp.int32)
-
-
-def explicit_sharding(array: Any) -> Any:
-    """The sharding that a new array must have to meet this one under Explicit axes.
-
-    Args:
-      array: A traced or concrete array, or a ``ShapeDtypeStruct``.
-
-    Returns:
-      A ``NamedSharding`` where some mesh axis is Explicit, else ``None``.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> explicit_sharding(jnp.zeros(3)) is None
-      True
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not any(kind == jax.sharding.AxisType.Explicit for kind in mesh.axis_types):
-        return None
-    return getattr(jax.typeof(array), "sharding", None)

@@ -1,6 +1,7 @@
 """The runner: what it writes, that a stopped run ends with the same numbers, what it refuses."""
 
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -207,6 +208,7 @@ def test_a_run_of_another_configuration_is_not_gone_on_with(tmp_path: pathlib.Pa
         (["--sparsities", "90"], ["sparsity is 90.0", "give 0.9"]),
         (["--methods", "rigel"], ["unknown method 'rigel'", "rigl"]),
         (["--epochs", "0"], ["epochs is 0", "at least 1"]),
+        (["--optimizer.learning-rate", "0"], ["learning_rate is 0.0", "positive"]),
         (["--pruning.stop", "1.5"], ["pruning.stop is 1.5", "(0, 1]"]),
         (["--pruning.prune-start", "0.9"], ["pruning.prune_start is 0.9", "before pruning.stop"]),
         (["--pruning.drop-fraction", "2"], ["pruning.drop_fraction is 2", "[0, 1]"]),
@@ -315,7 +317,7 @@ def test_the_whole_run_in_one_process(
     monkeypatch.setattr(data, "load", lambda *_: digits)
     chosen = dataclasses.replace(SMALL, epochs=1, chunk_steps=11)
     run = train.open_run("digits-mlp", chosen, tmp_path)
-    console = Console(file=(tmp_path / "log").open("w"), width=100)
+    console = Console(file=io.StringIO(), width=100)
     results = train.train(chosen, run, console)
     assert [result.cell for result in results] == [c.name for c in train.cells_of(chosen)]
     assert results == records.read_results(run)
