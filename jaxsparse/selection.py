@@ -6,6 +6,7 @@ sort, no gather: a sharded array costs one integer of all-reduce a pass, and the
 kept on every mesh.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -94,8 +95,11 @@ def _threshold(keys: Sequence[Array], k: Array, total: Array) -> tuple[Array, Ar
             turn + 1,
         )
 
-    low, high = jnp.asarray(1, dtype), jnp.asarray(jnp.iinfo(dtype).max, dtype)
-    start = (low, high, total, jnp.zeros_like(total), jnp.zeros_like(total))
+    # From the least candidate to beyond the largest: half the passes of the whole range.
+    most = functools.reduce(jnp.maximum, [jnp.max(key) for key in keys])
+    present = [jnp.where(key > 0, key, dtype.type(jnp.iinfo(dtype).max)) for key in keys]
+    low = functools.reduce(jnp.minimum, [most, *[jnp.min(key) for key in present]])
+    start = (low, most + dtype.type(1), total, jnp.zeros_like(total), jnp.zeros_like(total))
     low, _, above_low, _, _ = jax.lax.while_loop(unfinished, narrow, start)
     return low, above_low
 
