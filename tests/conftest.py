@@ -10,6 +10,9 @@ import pytest
 
 # Before the backend starts, and before the first import of jaxsparse.
 jax.config.update("jax_num_cpu_devices", 8)
+# Eight devices on two cores share few threads: with several programs in flight, each waiting for
+# all of its devices in a collective, XLA ends the process after 40 seconds.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jaxtyping.install_import_hook("jaxsparse", "beartype.beartype")
 
