@@ -1,13 +1,13 @@
 """What a run consists of: frozen dataclasses, their defaults, and the presets."""
 
 import dataclasses
-import difflib
 import pathlib
 from typing import Annotated, Literal
 
 import tyro
 
 from jaxsparse import ALGORITHMS
+from jaxsparse._tree import check_known
 from jaxsparse.schedules import check_fraction, check_sparsity
 
 from . import data
@@ -174,10 +174,7 @@ def preset(name: str) -> Config:
     Raises:
       ValueError: if there is no such preset; the message holds the nearest ones.
     """
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.4)
-        hint = f" did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"unknown preset {name!r};{hint} All: {', '.join(PRESETS)}")
+    check_known("preset", name, PRESETS)
     return PRESETS[name][1]
 
 
@@ -192,10 +189,7 @@ def check(config: Config) -> None:
     """
     data.check_name(config.data)
     for method in config.methods:
-        if method not in ALGORITHMS:
-            near = difflib.get_close_matches(method, ALGORITHMS, n=3, cutoff=0.4)
-            hint = f" did you mean {' or '.join(near)}?" if near else ""
-            raise ValueError(f"unknown method {method!r};{hint} All: {', '.join(ALGORITHMS)}")
+        check_known("method", method, ALGORITHMS)
     for sparsity in config.sparsities:
         check_sparsity(sparsity)
     for name in ("seeds", "epochs", "batch_size", "evaluate_every", "chunk_steps"):

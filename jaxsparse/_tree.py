@@ -45,15 +45,19 @@ def map_masks(
     return jax.tree.map(one, masks, *trees, is_leaf=is_dense)
 
 
-def masked_leaves(masks: PyTree) -> list[Any]:
-    """The leaves that have a mask."""
-    return jax.tree.leaves(masks)
-
-
 def join(items: Iterable[str], most: int = 8) -> str:
     """``a, b, c, ... (12 in all)``."""
     names = list(items)
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+
+
+def check_known(what: str, name: str, known: Iterable[str]) -> None:
+    """Raise ``ValueError`` with the nearest names unless the name is known."""
+    names = list(known)
+    if name not in names:
+        near = get_close_matches(name, names, n=3, cutoff=0.4)
+        hint = f" did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"unknown {what} {name!r};{hint} All: {', '.join(names)}")
 
 
 def match_globs(patterns: Sequence[str], paths: Sequence[str], what: str) -> list[int | None]:

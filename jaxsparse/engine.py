@@ -148,10 +148,11 @@ def drop_grow(
             masks[leaf.index] = like(structure.expand(units, leaf.shape), arrays[leaf.index])
         return jax.tree.unflatten(tree, masks)
 
-    def drop_units(rank: Any, kept: list[Array], leaves: list[Leaf], step: Any) -> list[Array]:
+    def drop_units(
+        rank: Any, kept: list[Array], leaves: list[Leaf], budget: list[Any], step: Any
+    ) -> list[Array]:
         """The weights that stay: the budget less the swap, the best of each leaf."""
         ranked = rank(drop, _DROP)
-        budget = targets(leaves, sparsity, final, step)
         if structure.axis is not None and callable(sparsity):
             kept = select(ranked, budget, kept, structure.axis)
         stay = [leaf.groups * k for leaf, k in zip(leaves, budget, strict=True)]
@@ -163,11 +164,10 @@ def drop_grow(
         return kept
 
     def grow_units(
-        rank: Any, kept: list[Array], old: list[Array], leaves: list[Leaf], step: Any
+        rank: Any, kept: list[Array], old: list[Array], budget: list[Any]
     ) -> list[Array]:
         """Fill every group up to its budget."""
         ranked = rank(grow, _GROW)
-        budget = targets(leaves, sparsity, final, step)
 
         def fill(new: list[Array], among: list[Array]) -> list[Array]:
             held = [jnp.sum(m, axis=structure.axis, dtype=jnp.int32) for m in new]
@@ -204,9 +204,10 @@ def drop_grow(
             ]
 
         before = [structure.pool(mask) > 0 for mask in old]
-        after = drop_units(rank, before, leaves, step)
+        budget = targets(leaves, sparsity, final, step)
+        after = drop_units(rank, before, leaves, budget, step)
         if grow is not None:
-            after = grow_units(rank, after, before, leaves, step)
+            after = grow_units(rank, after, before, budget)
         finite = _all_finite([weights, grads])
         new: list[Any] = [optax.MaskedNode()] * number
         for leaf, units, mask in zip(leaves, after, old, strict=True):

@@ -1,12 +1,12 @@
 """One paper, one file; and the registry that tests, docs and the command line read."""
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import optax
 
+from jaxsparse._tree import check_known
 from jaxsparse.algorithms.dense import dense
 from jaxsparse.algorithms.gradual_magnitude import gradual_magnitude
 from jaxsparse.algorithms.magnitude import magnitude
@@ -61,8 +61,5 @@ def algorithm(name: str, **kwargs: Any) -> MaskAlgorithm:
       Traceback (most recent call last):
       ValueError: unknown method 'rigel'; did you mean rigl? All: dense, static, set, rigl, ...
     """
-    if name not in ALGORITHMS:
-        near = get_close_matches(name, ALGORITHMS, n=3, cutoff=0.4)
-        hint = f" did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"unknown method {name!r};{hint} All: {', '.join(ALGORITHMS)}")
+    check_known("method", name, ALGORITHMS)
     return ALGORITHMS[name].factory(**kwargs)
