@@ -1,6 +1,5 @@
 """One engine, many recipes: budget, drop, grow. A method is the table of choices given to it."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ import optax
 from jaxtyping import Array
 
 from jaxsparse import scores, structures
+from jaxsparse._counting import all_finite, counts
 from jaxsparse._sharding import like
 from jaxsparse._tree import is_dense, map_masks
 from jaxsparse.base import (
@@ -36,12 +36,15 @@ from jaxsparse.budgets import Leaf, final_sparsity, plan, targets
 from jaxsparse.distributions import erk
 from jaxsparse.layers import default_where
 from jaxsparse.schedules import check_fraction
-from jaxsparse.selection import top_k_mask, tree_top_k_masks
+from jaxsparse.selection import masks_by_score, top_k_mask
 
 # `init` makes the masks of the step before the first one.
 _BEFORE = -1
 # Parts of a leaf's randomness.
 _DROP, _GROW, _VALUES = 0, 1, 2
+
+# A score, and what it is a score of: one tuple of arguments a leaf.
+Ranking = tuple[Callable[..., Array], list[tuple[Any, ...]]]
 
 
 def drop_grow(
@@ -122,37 +125,44 @@ def drop_grow(
     def leaf_plan(params: Params) -> tuple[list[Leaf], int, Any]:
         return plan(params, final, distribution, structure, where)
 
+    single = structure == structures.unstructured()
+
+    def rank(score: Score, rows: list[tuple[Any, ...]]) -> Ranking:
+        if single and scores.is_elementwise(score):
+            return score, rows
+        return _as_given, [(structure.pool(score(*row)),) for row in rows]
+
     def select(
-        ranked: list[Array], counts: list[Any], among: list[Array] | None, axis: int | None
+        ranking: Ranking,
+        budgets: list[Any],
+        among: list[Any],
+        axis: int | None,
+        outside: bool = False,
     ) -> list[Array]:
-        if scope == "global":
-            return tree_top_k_masks(ranked, sum(counts), where=among)
-        candidates = [None] * len(ranked) if among is None else among
-        return [
-            top_k_mask(score, count, where=where_, axis=axis)
-            for score, count, where_ in zip(ranked, counts, candidates, strict=True)
-        ]
+        score, rows = ranking
+        if axis is not None:
+            among = [~mask for mask in among] if outside else among
+            triples = zip(rows, budgets, among, strict=True)
+            return [top_k_mask(score(*r), k, where=where_, axis=axis) for r, k, where_ in triples]
+        together = scope == "global"
+        k = sum(budgets) if together else tuple(budgets)
+        return masks_by_score(score, rows, k, among, outside=outside, together=together)
 
     def init(key: chex.PRNGKey, params: Params) -> Masks:
         leaves, number, tree = leaf_plan(params)
         arrays = tree.flatten_up_to(params)
-        ranked = [
-            structure.pool(
-                scores.random(_leaf_key(key, leaf), arrays[leaf.index], None, None, None)
-            )
-            for leaf in leaves
-        ]
-        chosen = select(ranked, targets(leaves, sparsity, final, _BEFORE), None, structure.axis)
+        rows = [(_leaf_key(key, leaf), arrays[leaf.index], None, None, None) for leaf in leaves]
+        budgets = targets(leaves, sparsity, final, _BEFORE)
+        chosen = select(rank(scores.random, rows), budgets, [None] * len(rows), structure.axis)
         masks: list[Any] = [optax.MaskedNode()] * number
         for leaf, units in zip(leaves, chosen, strict=True):
             masks[leaf.index] = like(structure.expand(units, leaf.shape), arrays[leaf.index])
         return jax.tree.unflatten(tree, masks)
 
     def drop_units(
-        rank: Any, kept: list[Array], leaves: list[Leaf], budget: list[Any], step: Any
+        ranked: Ranking, kept: list[Array], leaves: list[Leaf], budget: list[Any], step: Any
     ) -> list[Array]:
         """The weights that stay: the budget less the swap, the best of each leaf."""
-        ranked = rank(drop, _DROP)
         if structure.axis is not None and callable(sparsity):
             kept = select(ranked, budget, kept, structure.axis)
         stay = [leaf.groups * k for leaf, k in zip(leaves, budget, strict=True)]
@@ -164,21 +174,20 @@ def drop_grow(
         return kept
 
     def grow_units(
-        rank: Any, kept: list[Array], old: list[Array], budget: list[Any]
+        ranked: Ranking, kept: list[Array], old: list[Array], budget: list[Any]
     ) -> list[Array]:
         """Fill every group up to its budget."""
-        ranked = rank(grow, _GROW)
 
-        def fill(new: list[Array], among: list[Array]) -> list[Array]:
-            held = [jnp.sum(m, axis=structure.axis, dtype=jnp.int32) for m in new]
+        def fill(new: list[Array], taken: list[Array]) -> list[Array]:
+            held = [counts(m, axis=structure.axis)[0] for m in new]
             need = [k - n for k, n in zip(budget, held, strict=True)]
-            added = select(ranked, need, among, structure.axis)
+            added = select(ranked, need, taken, structure.axis, outside=True)
             return [a | b for a, b in zip(new, added, strict=True)]
 
         if regrow_dropped:
-            return fill(kept, [~m for m in kept])
-        new = fill(kept, [~m for m in old])
-        return fill(new, [~m for m in new])
+            return fill(kept, kept)
+        new = fill(kept, old)
+        return fill(new, new)
 
     def move(
         key: chex.PRNGKey,
@@ -194,21 +203,16 @@ def drop_grow(
         weights, gradients, old = take(params), take(grads), take(masks)
         memories = take(memory) if jax.tree.leaves(memory) else [None] * len(leaves)
 
-        def rank(score: Score, part: int) -> list[Array]:
-            rows = zip(leaves, weights, gradients, old, memories, strict=True)
-            return [
-                structure.pool(
-                    score(jax.random.fold_in(_leaf_key(key, leaf), part), weight, grad, mask, memo)
-                )
-                for leaf, weight, grad, mask, memo in rows
-            ]
+        def ranking(score: Score, part: int) -> Ranking:
+            keys = [jax.random.fold_in(_leaf_key(key, leaf), part) for leaf in leaves]
+            return rank(score, list(zip(keys, weights, gradients, old, memories, strict=True)))
 
-        before = [structure.pool(mask) > 0 for mask in old]
+        before = old if single else [structure.pool(mask) > 0 for mask in old]
         budget = targets(leaves, sparsity, final, step)
-        after = drop_units(rank, before, leaves, budget, step)
+        after = drop_units(ranking(drop, _DROP), before, leaves, budget, step)
         if grow is not None:
-            after = grow_units(rank, after, before, budget)
-        finite = _all_finite([weights, grads])
+            after = grow_units(ranking(grow, _GROW), after, before, budget)
+        finite = _finite(masks, params, grads)
         new: list[Any] = [optax.MaskedNode()] * number
         for leaf, units, mask in zip(leaves, after, old, strict=True):
             new[leaf.index] = jnp.where(
@@ -268,13 +272,14 @@ def report(before: Masks, after: Masks, finite: Any = True) -> UpdateInfo:
       >>> int(info.dropped), int(info.grown), int(info.kept["a"])
       (1, 1, 1)
     """
-    count = lambda mask: jnp.sum(mask, dtype=jnp.int32)
-    total = lambda trees: functools.reduce(jnp.add, jax.tree.leaves(trees), jnp.int32(0))
+    count = lambda new, old: jnp.stack(counts(new, old & ~new, new & ~old))
+    tallies = map_masks(count, after, before)
+    _, dropped, grown = jnp.sum(jnp.stack([jnp.zeros(3, jnp.int32), *jax.tree.leaves(tallies)]), 0)
     finite = jnp.asarray(finite)
     return UpdateInfo(
-        kept=map_masks(count, after),
-        dropped=total(map_masks(lambda new, old: count(old & ~new), after, before)),
-        grown=total(map_masks(lambda new, old: count(new & ~old), after, before)),
+        kept=map_masks(lambda row: row[0], tallies),
+        dropped=dropped,
+        grown=grown,
         updates=finite.astype(jnp.int32),
         skipped=(~finite).astype(jnp.int32),
     )
@@ -284,7 +289,13 @@ def _leaf_key(key: chex.PRNGKey, leaf: Leaf) -> chex.PRNGKey:
     return jax.random.fold_in(key, leaf.index)
 
 
-def _all_finite(trees: Any) -> Array:
-    floating = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    finite = [jnp.all(jnp.isfinite(x)) for x in floating]
-    return jnp.all(jnp.stack(finite)) if finite else jnp.asarray(True)
+def _as_given(units: Array) -> Array:
+    return units
+
+
+def _finite(masks: Masks, params: Params, grads: Params) -> Array:
+    """Are all gradients finite, and the weights that are ranked?"""
+    floating = lambda *arrays: [x for x in arrays if jnp.issubdtype(x.dtype, jnp.inexact)]
+    one = lambda *arrays: all_finite(*floating(*arrays)) if floating(*arrays) else True
+    found = map_masks(lambda _, w, g: one(w, g), masks, params, grads, dense=lambda w, g: one(g))
+    return jnp.all(jnp.stack([jnp.asarray(x) for x in jax.tree.leaves(found)]))

@@ -10,8 +10,49 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxsparse._sharding import explicit_sharding
+from jaxsparse.base import Score
 
 
+def elementwise(score: Score) -> Score:
+    """Mark a score each of whose numbers depends on one weight alone, and cheaply.
+
+    Such a score is computed anew in every pass of the selection and never stored; any other one
+    is computed once, and costs an array like the weights.
+
+    Args:
+      score: ``(key, weight, grad, mask, memory) -> score`` without reductions, sorts or
+        randomness.
+
+    Returns:
+      The same function.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> square = elementwise(lambda key, weight, grad, mask, memory: weight**2)
+      >>> is_elementwise(square), is_elementwise(random)
+      (True, False)
+    """
+    score.elementwise = True  # type: ignore[attr-defined]
+    return score
+
+
+def is_elementwise(score: Score) -> bool:
+    """Was the score marked with ``elementwise``?
+
+    Args:
+      score: Any score.
+
+    Returns:
+      Whether it was.
+
+    Example:
+      >>> is_elementwise(magnitude)
+      True
+    """
+    return getattr(score, "elementwise", False)
+
+
+@elementwise
 def magnitude(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Float[Array, "..."]:
     """``|w|``: what small-weight pruning keeps (Han et al., 2015).
 
@@ -34,6 +75,7 @@ def magnitude(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Float
     return jnp.abs(weight)
 
 
+@elementwise
 def gradient_magnitude(
     key: Any, weight: Any, grad: Any, mask: Any, memory: Any
 ) -> Float[Array, "..."]:
@@ -60,6 +102,7 @@ def gradient_magnitude(
     return jnp.abs(grad if memory is None else memory)
 
 
+@elementwise
 def saliency(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Float[Array, "..."]:
     """``|w g|``: connection sensitivity (SNIP; Lee et al., 2019, eq. 4 without the normalizer).
 

@@ -23,13 +23,16 @@ def unstructured() -> Structure:
       >>> unstructured().unit((3, 4))
       1
     """
-    return Structure(
-        name="unstructured",
-        check=lambda path, shape: None,
-        unit=lambda shape: 1,
-        pool=lambda score: score,
-        expand=lambda mask, shape: mask,
-    )
+    return _UNSTRUCTURED
+
+
+_UNSTRUCTURED = Structure(
+    name="unstructured",
+    check=lambda path, shape: None,
+    unit=lambda shape: 1,
+    pool=lambda score: score,
+    expand=lambda mask, shape: mask,
+)
 
 
 def n_m(*, keep: int, of: int, axis: int = -2) -> Structure:

@@ -1,5 +1,7 @@
 """``sparsify``: an algorithm and an optimizer, as one optax gradient transformation."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,11 +10,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from jaxsparse._tree import map_masks
+from jaxsparse._held import held_update
+from jaxsparse._tree import is_dense, map_masks
 from jaxsparse.base import MaskAlgorithm, Masks, Memory, Params, Regrowth, UpdateInfo, never
 from jaxsparse.engine import report
 from jaxsparse.masks import dense_masks, sparsity_states
-from jaxsparse.slots import reset_slots, warn_of_slots
+from jaxsparse.slots import slot_resets, warn_of_slots
 
 # No step has this number, so the first masks share no randomness with any update.
 _INIT = 2**32 - 1
@@ -95,42 +98,46 @@ def sparsify(
         grads = updates
         if params is None:
             raise ValueError("sparsify needs the parameters: call tx.update(grads, state, params)")
-        step, masks, info = state.sparse_step, state.masks, state.info
-        memory = algorithm.remember(state.memory, masks, params, grads, step)
-        kept_grads = map_masks(
-            lambda mask, grad: jnp.where(mask, grad, jnp.zeros_like(grad)),
-            masks,
-            grads,
-            dense=lambda grad: grad,
-        )
-        updates, inner_state = inner.update(kept_grads, state.inner_state, params, **extra)
-        values = _zeros(masks)
-        if algorithm.due is not None and jax.tree.leaves(masks):
-            key = _step_key(state.seed, step)
-            pausing = algorithm.pauses(step)
-
-            def move() -> tuple[Masks, UpdateInfo]:
-                # Ranked is what this step's training leaves, if it trains.
-                step_taken = jax.tree.map(lambda u: jnp.where(pausing, 0, u), updates)
-                weights = optax.apply_updates(params, step_taken)
-                return _accumulate(
-                    info, *algorithm.update(key, state.masks, weights, grads, step, memory)
-                )
-
-            masks, info = jax.lax.cond(algorithm.due(step), move, lambda: (state.masks, info))
-            if algorithm.pauses is not never:
-                paused = pausing & (info.updates > state.info.updates)
-                updates = jax.tree.map(lambda u: jnp.where(paused, jnp.zeros_like(u), u), updates)
-                inner_state = jax.tree.map(
-                    lambda old, new: jnp.where(paused, old, new), state.inner_state, inner_state
-                )
-            regrowth = Regrowth(values, _zeros(masks))
+        step, before, info = state.sparse_step, state.masks, state.info
+        key = _step_key(state.seed, step)
+        memory = algorithm.remember(state.memory, before, params, grads, step)
+        moves = algorithm.due is not None and bool(jax.tree.leaves(before))
+        masks = trained = before
+        if moves:
+            masks, info = _if_due(
+                algorithm.due(step),
+                lambda masks, info: _accumulate(
+                    info, *algorithm.update(key, masks, params, grads, step, memory)
+                ),
+                (before, info),
+            )
+            # Grown weights stay at zero in this step; where training pauses, all weights do.
+            always_pauses = algorithm.pauses is algorithm.due
+            trained = masks if always_pauses else map_masks(jnp.logical_and, masks, before)
+        kept_grads = map_masks(_masked, trained, grads, dense=lambda grad: grad)
+        train = lambda inner_state: inner.update(kept_grads, inner_state, params, **extra)
+        if not moves:
+            updates, inner_state = train(state.inner_state)
+            updates = map_masks(_exact, trained, updates, params, dense=lambda u, p: u)
+        else:
+            grown = map_masks(lambda new, old: new & ~old, masks, before)
+            regrowth = Regrowth(map_masks(lambda _: None, masks), map_masks(lambda _: 0.0, masks))
             if algorithm.regrow is not None:
-                regrowth = algorithm.regrow(key, state.masks, params, grads)
-            values = regrowth.values
-            grown = map_masks(lambda new, old: new & ~old, masks, state.masks)
-            inner_state = reset_slots(inner, inner_state, params, grown, regrowth.slots)
-        updates = _exact_zeros(masks, state.masks, updates, params, values)
+                regrowth = algorithm.regrow(key, before, params, grads)
+            added = map_masks(_where_grown, grown, regrowth.slots)
+            resets = slot_resets(inner, state.inner_state, params, trained, added)
+            pausing = algorithm.pauses is not never
+            paused = algorithm.pauses(step) & (info.updates > state.info.updates)
+            hold = lambda reset, old, new: reset(jnp.where(paused, old, new) if pausing else new)
+            holds = [functools.partial(hold, reset) for reset in resets]
+            updates, inner_state = held_update(train, state.inner_state, holds)
+            if pausing:
+                updates = jax.tree.map(lambda u: jnp.where(paused, jnp.zeros_like(u), u), updates)
+            updates = map_masks(_exact, trained, updates, params, dense=lambda u, p: u)
+            if algorithm.regrow is not None:
+                updates = map_masks(
+                    _started, grown, updates, params, regrowth.values, dense=lambda u, p, v: u
+                )
         return updates, SparsityState(
             jnp.asarray(optax.safe_increment(step)), state.seed, masks, memory, info, inner_state
         )
@@ -169,8 +176,16 @@ def _step_key(seed: Array, step: Array) -> Array:
     return jax.random.fold_in(jax.random.key(seed), step)
 
 
-def _zeros(masks: Masks) -> Any:
-    return map_masks(lambda mask: 0.0, masks)
+def _if_due(due: Any, move: Callable[..., Any], carry: Any) -> Any:
+    """``cond(due, move, keep)`` as a loop of one pass or none: that is done in place.
+
+    (XLA copies what a branch of a conditional hands through: here all masks, at every step.)
+    """
+    wait = (jnp.asarray(due), carry)
+    _, carry = jax.lax.while_loop(
+        lambda state: state[0], lambda state: (jnp.zeros_like(state[0]), move(*state[1])), wait
+    )
+    return carry
 
 
 def _accumulate(before: UpdateInfo, masks: Masks, info: UpdateInfo) -> tuple[Masks, UpdateInfo]:
@@ -181,16 +196,21 @@ def _accumulate(before: UpdateInfo, masks: Masks, info: UpdateInfo) -> tuple[Mas
     )
 
 
-def _exact_zeros(masks: Masks, before: Masks, updates: Any, params: Params, values: Any) -> Any:
-    """``where(mask, u, -p)``, and ``value - p`` where a weight has just grown."""
+def _masked(mask: Array, grad: Array) -> Array:
+    return jnp.where(mask, grad, jnp.zeros_like(grad))
 
-    def one(mask: Array, old: Array, update: Array, weight: Array, value: Any) -> Array:
-        # Gradients in half precision: -p in it would not take all of p away.
-        dtype = jnp.promote_types(update.dtype, weight.dtype)
-        held = jnp.where(mask & old, update.astype(dtype), -weight.astype(dtype))
-        if isinstance(value, float) and value == 0:
-            return held
-        grown = (jnp.asarray(value) - weight).astype(dtype)
-        return jnp.where(mask & ~old, grown, held)
 
-    return map_masks(one, masks, before, updates, params, values, dense=lambda old, u, p, v: u)
+def _exact(mask: Array, update: Array, weight: Array) -> Array:
+    """``where(mask, u, -p)``, in the wider dtype: half precision would lose some of p."""
+    dtype = jnp.promote_types(update.dtype, weight.dtype)
+    return jnp.where(mask, update.astype(dtype), -weight.astype(dtype))
+
+
+def _started(grown: Array, update: Array, weight: Array, value: Any) -> Array:
+    """What takes a grown weight to the value that it starts from."""
+    return jnp.where(grown, (jnp.asarray(value) - weight).astype(update.dtype), update)
+
+
+def _where_grown(grown: Array, slot: Any) -> Any:
+    plain = is_dense(slot) or (isinstance(slot, float) and slot == 0)
+    return slot if plain else jnp.where(grown, slot, 0.0)
