@@ -11,7 +11,6 @@ import numpy as np
 import optax
 
 import jaxsparse
-from jaxsparse._tree import flatten_with_paths, is_dense
 from jaxsparse.accounting import step_training_flops
 
 from .augment import augment, normalize
@@ -126,9 +125,8 @@ def build_program(
 
     def forward_share(info: jaxsparse.UpdateInfo) -> jax.Array:
         """Operations of a forward pass with these kept counts, as a fraction of dense."""
-        counts, _ = flatten_with_paths(info.kept)
         sizes = {layer.path: layer.size for layer in layers}
-        sparse = [(share[path], kept / sizes[path]) for path, kept in counts if not is_dense(kept)]
+        sparse = [(share[path], kept / sizes[path]) for path, kept in info.kept.items()]
         return jnp.float32(1) - sum(part * (1 - ratio) for part, ratio in sparse)
 
     def step_one(learner: Learner, indices: jax.Array) -> tuple[Learner, StepMetrics]:
@@ -181,8 +179,7 @@ def build_program(
         return losses.mean(1), (jnp.argmax(scores, -1) == labels).mean(1)
 
     def kept(learner: Learner) -> dict[str, Any]:
-        counts, _ = flatten_with_paths(learner.opt_state.info.kept)
-        return {path: np.asarray(count) for path, count in counts if not is_dense(count)}
+        return {path: np.asarray(n) for path, n in learner.opt_state.info.kept.items()}
 
     init = jax.jit(jax.vmap(init_one, out_axes=axes))
     return Program(

@@ -16,7 +16,7 @@ _MIN = (None, jax.lax.min, lambda x, axes: jnp.min(x, axes, keepdims=True))
 _MAX = (None, jax.lax.max, lambda x, axes: jnp.max(x, axes, keepdims=True))
 
 
-def _one_device() -> bool:
+def one_device() -> bool:
     """One variadic reduction reads an array once, whatever is asked of it.
 
     On a CPU it also escapes XLA's tree reduction, which writes the summands out: eight times
@@ -46,7 +46,7 @@ def tally(
     if most is not None:
         rows.append((most, most.dtype.type(0), *_MAX[1:]))
     axes = tuple(axes)
-    if len(rows) == 1 or not _one_device():
+    if len(rows) == 1 or not one_device():
         return [collective(x, axes) for x, _, _, collective in rows]
     combine = [row[2] for row in rows]
     found = jax.lax.reduce(
@@ -72,10 +72,20 @@ def counts(*flags: Array, axis: int | None = None) -> list[Array]:
     return [jnp.squeeze(x, axes) for x in found]
 
 
-def all_finite(*arrays: Array) -> Array:
-    """Are all numbers of these float arrays, which are of one shape, finite?
+def all_finite(groups: Sequence[Sequence[Array]]) -> Array:
+    """Are all numbers finite? Float arrays, in groups of one shape and sharding.
 
     (Counted, for a collective may lose a NaN.)
     """
-    odd = [~jnp.isfinite(x) for x in arrays]
-    return functools.reduce(jnp.add, counts(*odd)) == 0
+    if one_device():  # arrays of one shape in one pass: fewer programs to compile
+        by_shape: dict[tuple[int, ...], list[Array]] = {}
+        for group in groups:
+            for array in group:
+                by_shape.setdefault(array.shape, []).append(array)
+        groups = list(by_shape.values())
+    odd = [
+        counts(functools.reduce(jnp.logical_or, [~jnp.isfinite(x) for x in group]))[0]
+        for group in groups
+        if group
+    ]
+    return jnp.sum(jnp.stack(odd)) == 0 if odd else jnp.asarray(True)

@@ -12,7 +12,8 @@ def explicit_sharding(array: Any) -> Any:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not any(kind == jax.sharding.AxisType.Explicit for kind in mesh.axis_types):
         return None
-    return getattr(jax.typeof(array), "sharding", None)
+    sharding = getattr(jax.typeof(array), "sharding", None)
+    return None if sharding is None or sharding.mesh.empty else sharding
 
 
 def like(mask: Array, array: Any) -> Array:

@@ -61,7 +61,8 @@ class UpdateInfo(NamedTuple):
     """What drop/grow did. An algorithm reports one update; ``sparsify`` carries the latest one.
 
     Attributes:
-      kept: Pytree like the masks: int32 scalar, the weights kept in each leaf.
+      kept: ``{path: int32 scalar}``: the weights kept in each sparse leaf. (Not a pytree like the
+        masks: boxed parameters would put a scalar into the box of a matrix.)
       dropped: int32 scalar, weights that the latest update removed, over all leaves.
       grown: int32 scalar, weights that the latest update added, over all leaves.
       updates: int32 scalar, drop/grow updates done (1 or 0 in one report, the sum when carried).
@@ -69,7 +70,7 @@ class UpdateInfo(NamedTuple):
         (1 or 0 in one report, the sum when carried).
     """
 
-    kept: PyTree
+    kept: dict[str, Array]
     dropped: Int[Array, "..."]
     grown: Int[Array, "..."]
     updates: Int[Array, "..."]

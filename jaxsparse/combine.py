@@ -102,7 +102,7 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
         infos = [info for _, info in results]
         total = lambda counts: functools.reduce(jnp.add, counts)
         return merge(params, [new for new, _ in results]), UpdateInfo(
-            kept=merge(params, [info.kept for info in infos]),
+            kept={path: n for info in infos for path, n in info.kept.items()},
             dropped=total([info.dropped for info in infos]),
             grown=total([info.grown for info in infos]),
             updates=jnp.minimum(total([info.updates for info in infos]), 1),

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from jaxsparse import scores, structures
 from jaxsparse._counting import all_finite, counts
 from jaxsparse._sharding import like
-from jaxsparse._tree import is_dense, map_masks
+from jaxsparse._tree import flatten_with_paths, is_dense, map_masks
 from jaxsparse.base import (
     Distribution,
     MaskAlgorithm,
@@ -126,6 +126,7 @@ def drop_grow(
         return plan(params, final, distribution, structure, where)
 
     single = structure == structures.unstructured()
+    total = jnp.sum if scope == "global" else jnp.asarray
 
     def rank(score: Score, rows: list[tuple[Any, ...]]) -> Ranking:
         if single and scores.is_elementwise(score):
@@ -133,27 +134,29 @@ def drop_grow(
         return _as_given, [(structure.pool(score(*row)),) for row in rows]
 
     def select(
-        ranking: Ranking,
-        budgets: list[Any],
-        among: list[Any],
-        axis: int | None,
-        outside: bool = False,
-    ) -> list[Array]:
+        ranking: Ranking, amounts: Any, among: list[Any], axis: int | None, outside: bool = False
+    ) -> tuple[list[Array], Any]:
+        """The masks, and how many units each has: like ``amounts``."""
         score, rows = ranking
-        if axis is not None:
-            among = [~mask for mask in among] if outside else among
-            triples = zip(rows, budgets, among, strict=True)
-            return [top_k_mask(score(*r), k, where=where_, axis=axis) for r, k, where_ in triples]
-        together = scope == "global"
-        k = sum(budgets) if together else tuple(budgets)
-        return masks_by_score(score, rows, k, among, outside=outside, together=together)
+        if axis is None:
+            together = scope == "global"
+            return masks_by_score(score, rows, amounts, among, outside=outside, together=together)
+        among = [~mask for mask in among] if outside else among
+        triples = zip(rows, amounts, among, strict=True)
+        masks = [top_k_mask(score(*r), k, where=where_, axis=axis) for r, k, where_ in triples]
+        return masks, [counts(mask, axis=axis)[0] for mask in masks]
+
+    def amounts(budget: list[Any]) -> Any:
+        """One number a leaf: in a vector, where they are ranked in one search; or their sum."""
+        return budget if structure.axis is not None else total(_vector(budget))
 
     def init(key: chex.PRNGKey, params: Params) -> Masks:
         leaves, number, tree = leaf_plan(params)
         arrays = tree.flatten_up_to(params)
         rows = [(_leaf_key(key, leaf), arrays[leaf.index], None, None, None) for leaf in leaves]
-        budgets = targets(leaves, sparsity, final, _BEFORE)
-        chosen = select(rank(scores.random, rows), budgets, [None] * len(rows), structure.axis)
+        budget = amounts(targets(leaves, sparsity, final, _BEFORE))
+        ranked = rank(scores.random, rows)
+        chosen, _ = select(ranked, budget, [None] * len(rows), structure.axis)
         masks: list[Any] = [optax.MaskedNode()] * number
         for leaf, units in zip(leaves, chosen, strict=True):
             masks[leaf.index] = like(structure.expand(units, leaf.shape), arrays[leaf.index])
@@ -161,33 +164,34 @@ def drop_grow(
 
     def drop_units(
         ranked: Ranking, kept: list[Array], leaves: list[Leaf], budget: list[Any], step: Any
-    ) -> list[Array]:
+    ) -> tuple[list[Array], Any]:
         """The weights that stay: the budget less the swap, the best of each leaf."""
         if structure.axis is not None and callable(sparsity):
-            kept = select(ranked, budget, kept, structure.axis)
-        stay = [leaf.groups * k for leaf, k in zip(leaves, budget, strict=True)]
+            kept, _ = select(ranked, budget, kept, structure.axis)
+        stay = _vector([leaf.groups * k for leaf, k in zip(leaves, budget, strict=True)])
         if grow is not None:
-            fraction = evaluate(drop_fraction, step)
-            stay = [n - jnp.floor(fraction * n).astype(jnp.int32) for n in stay]
-        if structure.axis is None or grow is not None:
-            kept = select(ranked, stay, kept, None)
-        return kept
+            stay = stay - jnp.floor(evaluate(drop_fraction, step) * stay).astype(jnp.int32)
+        if structure.axis is None:
+            return select(ranked, total(stay), kept, None)
+        if grow is not None:
+            kept, _ = select(ranked, stay, kept, None)
+        return kept, [counts(mask, axis=structure.axis)[0] for mask in kept]
 
     def grow_units(
-        ranked: Ranking, kept: list[Array], old: list[Array], budget: list[Any]
+        ranked: Ranking, kept: list[Array], held: Any, old: list[Array], budget: Any
     ) -> list[Array]:
         """Fill every group up to its budget."""
 
-        def fill(new: list[Array], taken: list[Array]) -> list[Array]:
-            held = [counts(m, axis=structure.axis)[0] for m in new]
-            need = [k - n for k, n in zip(budget, held, strict=True)]
-            added = select(ranked, need, taken, structure.axis, outside=True)
-            return [a | b for a, b in zip(new, added, strict=True)]
+        def fill(new: list[Array], held: Any, taken: list[Array]) -> tuple[list[Array], Any]:
+            need = jax.tree.map(jnp.subtract, budget, held)
+            added, more = select(ranked, need, taken, structure.axis, outside=True)
+            new = [a | b for a, b in zip(new, added, strict=True)]
+            return new, jax.tree.map(jnp.add, held, more)
 
         if regrow_dropped:
-            return fill(kept, kept)
-        new = fill(kept, old)
-        return fill(new, new)
+            return fill(kept, held, kept)[0]
+        new, held = fill(kept, held, old)
+        return fill(new, held, new)[0]
 
     def move(
         key: chex.PRNGKey,
@@ -204,14 +208,16 @@ def drop_grow(
         memories = take(memory) if jax.tree.leaves(memory) else [None] * len(leaves)
 
         def ranking(score: Score, part: int) -> Ranking:
-            keys = [jax.random.fold_in(_leaf_key(key, leaf), part) for leaf in leaves]
+            # An elementwise score has no use for a key, and every key is a loop to compile.
+            fold = lambda leaf: jax.random.fold_in(_leaf_key(key, leaf), part)
+            keys = [None if scores.is_elementwise(score) else fold(leaf) for leaf in leaves]
             return rank(score, list(zip(keys, weights, gradients, old, memories, strict=True)))
 
         before = old if single else [structure.pool(mask) > 0 for mask in old]
         budget = targets(leaves, sparsity, final, step)
-        after = drop_units(ranking(drop, _DROP), before, leaves, budget, step)
+        after, held = drop_units(ranking(drop, _DROP), before, leaves, budget, step)
         if grow is not None:
-            after = grow_units(ranking(grow, _GROW), after, before, budget)
+            after = grow_units(ranking(grow, _GROW), after, held, before, amounts(budget))
         finite = _finite(masks, params, grads)
         new: list[Any] = [optax.MaskedNode()] * number
         for leaf, units, mask in zip(leaves, after, old, strict=True):
@@ -272,14 +278,16 @@ def report(before: Masks, after: Masks, finite: Any = True) -> UpdateInfo:
       >>> int(info.dropped), int(info.grown), int(info.kept["a"])
       (1, 1, 1)
     """
-    count = lambda new, old: jnp.stack(counts(new, old & ~new, new & ~old))
-    tallies = map_masks(count, after, before)
-    _, dropped, grown = jnp.sum(jnp.stack([jnp.zeros(3, jnp.int32), *jax.tree.leaves(tallies)]), 0)
+    paths, tree = flatten_with_paths(after)
+    pairs = zip(paths, tree.flatten_up_to(before), strict=True)
+    rows = {
+        path: counts(new, old & ~new, new & ~old) for (path, new), old in pairs if not is_dense(new)
+    }
     finite = jnp.asarray(finite)
     return UpdateInfo(
-        kept=map_masks(lambda row: row[0], tallies),
-        dropped=dropped,
-        grown=grown,
+        kept={path: row[0] for path, row in rows.items()},
+        dropped=jnp.sum(_vector([row[1] for row in rows.values()])),
+        grown=jnp.sum(_vector([row[2] for row in rows.values()])),
         updates=finite.astype(jnp.int32),
         skipped=(~finite).astype(jnp.int32),
     )
@@ -293,9 +301,18 @@ def _as_given(units: Array) -> Array:
     return units
 
 
+def _vector(numbers: list[Any]) -> Array:
+    return (
+        jnp.stack([jnp.asarray(n, jnp.int32) for n in numbers])
+        if numbers
+        else jnp.zeros(0, jnp.int32)
+    )
+
+
 def _finite(masks: Masks, params: Params, grads: Params) -> Array:
     """Are all gradients finite, and the weights that are ranked?"""
-    floating = lambda *arrays: [x for x in arrays if jnp.issubdtype(x.dtype, jnp.inexact)]
-    one = lambda *arrays: all_finite(*floating(*arrays)) if floating(*arrays) else True
-    found = map_masks(lambda _, w, g: one(w, g), masks, params, grads, dense=lambda w, g: one(g))
-    return jnp.all(jnp.stack([jnp.asarray(x) for x in jax.tree.leaves(found)]))
+    is_float = lambda x: not is_dense(x) and jnp.issubdtype(x.dtype, jnp.inexact)
+    floating = lambda *arrays: [x for x in arrays if is_float(x)]
+    marks, tree = jax.tree.flatten(masks, is_leaf=is_dense)
+    rows = zip(marks, tree.flatten_up_to(params), tree.flatten_up_to(grads), strict=True)
+    return all_finite([floating(g) if is_dense(m) else floating(w, g) for m, w, g in rows])

@@ -17,50 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
-from jaxsparse._counting import tally
+from jaxsparse._counting import one_device, tally
+from jaxsparse._keys import indices, ordered, scramble
 from jaxsparse._tree import is_dense
 
 # Groups of at most this many members are ranked by comparing all pairs.
 _PAIRWISE = 32
 _MOST = 2**31 - 1
-
-
-def _ordered(scores: Array, where: Array | None) -> Array:
-    """Unsigned keys that order like the scores, in [1, max - 1]; 0 is no candidate, 1 is NaN."""
-    if jnp.issubdtype(scores.dtype, jnp.floating):
-        bits = jnp.finfo(scores.dtype).bits
-        unsigned = jnp.dtype(f"uint{bits}")
-        top = unsigned.type(1 << (bits - 1))
-        raw = jax.lax.bitcast_convert_type(scores, unsigned)
-        # By bits, not by comparison: XLA compares denormals as zeros.
-        keys = jnp.where(raw > top, ~raw, raw | top)
-        keys = jnp.where(jnp.isnan(scores), unsigned.type(1), keys)
-    else:
-        # The two least int32 share a key, and so do the three largest.
-        keys = jax.lax.bitcast_convert_type(scores.astype(jnp.int32), jnp.uint32)
-        keys = jnp.clip(keys ^ np.uint32(1 << 31), np.uint32(1), np.uint32(0xFFFFFFFE))
-    keys = keys.astype(jnp.promote_types(keys.dtype, jnp.uint32))
-    return keys if where is None else jnp.where(where, keys, keys.dtype.type(0))
-
-
-def _indices(shape: tuple[int, ...], offset: Any = 0) -> Array:
-    """Row-major index of each element, uint32, from iotas (a reshape would gather shards)."""
-    index = jnp.broadcast_to(jnp.asarray(offset, jnp.uint32), shape)
-    for axis in range(len(shape)):
-        stride = np.uint32(math.prod(shape[axis + 1 :]))
-        index = index + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * stride
-    return index
-
-
-def _scramble(index: Array) -> Array:
-    """A bijection of uint32 ("lowbias32", C. Wellons, public domain), shifted by one.
-
-    Of the indices below 2^31 none becomes 0 (no candidate) or the largest integer (out of range).
-    """
-    index = index + np.uint32(1)
-    index = (index ^ (index >> 16)) * np.uint32(0x7FEB352D)
-    index = (index ^ (index >> 15)) * np.uint32(0x846CA68B)
-    return index ^ (index >> 16)
 
 
 class _Bracket(NamedTuple):
@@ -83,8 +46,8 @@ class _Bracket(NamedTuple):
     value: Array
 
     def found(self, k: Array) -> Array:
-        """``high <= 1``: there are fewer candidates than k."""
-        return (self.above_low == k) | (self.above_high == k) | (self.high <= 1)
+        """``high <= 1``: there are fewer candidates than k. (At low = 0, all count, not they.)"""
+        return ((self.above_low == k) & (self.low > 0)) | (self.above_high == k) | (self.high <= 1)
 
     def probes(self, k: Array) -> list[Array]:
         """Three where the k-th would be if the digits were uniform, and two that cut in thirds.
@@ -135,7 +98,7 @@ class _Bracket(NamedTuple):
 def _digits(key: Array, offset: Array, one: _Bracket) -> Array:
     """What is compared with the threshold: keys, or under ties the hashes at the tied key."""
     most = key.dtype.type(jnp.iinfo(key.dtype).max)
-    tie = _scramble(_indices(key.shape, offset)).astype(key.dtype)
+    tie = scramble(indices(key, offset)).astype(key.dtype)
     among = jnp.where(key == one.value, tie, jnp.where(key > one.value, most, key.dtype.type(0)))
     return jnp.where(one.tied, among, key)
 
@@ -147,9 +110,9 @@ def _search(
     k: Array,
     total: Array,
     axes: Callable[[Array], Sequence[int]],
-    pick: Callable[[_Bracket, int], _Bracket],
+    pick: Callable[[Any, int], Any],
     join: Callable[[list[list[Array]]], list[Array]],
-) -> list[Array]:
+) -> tuple[list[Array], Array]:
     """All searches at once; ``keys`` is traced inside the loop, so what it computes is not stored.
 
     Args:
@@ -163,7 +126,7 @@ def _search(
       join: The counts of the arrays, as counts of the searches.
 
     Returns:
-      The masks.
+      The masks, and how many each search has marked.
     """
     k = jnp.clip(k, 0, total)
     dtype = jax.eval_shape(keys, operands)[0].dtype
@@ -198,7 +161,7 @@ def _search(
     for i, key in enumerate(keys(given)):
         one, limit = pick(end, i), pick(threshold, i)
         masks.append((_digits(key, first[i], one) >= limit) & (key > 0))
-    return masks
+    return masks, jnp.where(end.high <= 1, end.above_high, k)
 
 
 def _given(score: Array) -> Array:
@@ -215,25 +178,26 @@ def masks_by_score(
     *,
     outside: bool = False,
     together: bool = False,
-) -> list[Array]:
+) -> tuple[list[Array], Array]:
     """``top_k_mask`` of many arrays in one search, by a score of others that is never stored.
 
     Args:
       score: ``score(*operands[i])`` are the scores of array i; traced in every pass.
       operands: One tuple an array.
-      k: How many: one number an array, or one for all of them ``together``.
+      k: How many: int32, one an array, or one for all of them ``together``.
       where: Bool array or ``None`` for each.
       outside: Are the candidates where it is False?
       together: Do the arrays compete?
 
     Returns:
-      A bool array for each.
+      A bool array for each, and how many are True: shaped like ``k``.
 
     Example:
       >>> import jax.numpy as jnp
       >>> rows = [(jnp.array([3.0, -4.0]),), (jnp.array([1.0, 2.0, 0.0]),)]
-      >>> [mask.tolist() for mask in masks_by_score(jnp.abs, rows, (1, 2), [None, None])]
-      [[False, True], [True, True, False]]
+      >>> masks, kept = masks_by_score(jnp.abs, rows, jnp.array([1, 2]), [None, None])
+      >>> [mask.tolist() for mask in masks], kept.tolist()
+      ([[False, True], [True, True, False]], [1, 2])
     """
     shapes = jax.eval_shape(lambda: [score(*row) for row in operands])
     common = jnp.result_type(*[s.dtype for s in shapes]) if together and shapes else None
@@ -242,16 +206,17 @@ def masks_by_score(
     masks = [jnp.zeros(s.shape, bool) for s in shapes]
     for size in [sum(sizes)] if together else sizes:
         _check_size(size)
+    k = jnp.asarray(k, jnp.int32)
     if not keep:
-        return masks
+        return masks, jnp.zeros_like(k)
 
     def keys(given: list[tuple[tuple[Any, ...], Array | None]]) -> list[Array]:
         found = []
         for row, candidates in given:
             scores = score(*row)
-            candidates = ~candidates if outside else candidates
-            key = _ordered(scores if common is None else scores.astype(common), candidates)
-            found.append(jnp.atleast_1d(key))
+            candidates = ~candidates if outside and candidates is not None else candidates
+            key = ordered(scores if common is None else scores.astype(common), candidates)
+            found.append(key.reshape(-1) if one_device() or not key.ndim else key)
         widest = functools.reduce(jnp.promote_types, [key.dtype for key in found])
         return [key.astype(widest) for key in found]
 
@@ -265,13 +230,11 @@ def masks_by_score(
         return [*[jnp.sum(x, keepdims=True) for x in above], least.min()[None], most.max()[None]]
 
     entry = (lambda i: 0) if together else (lambda i: i)
-    chosen = _search(
+    chosen, marked = _search(
         keys,
         [(operands[i], where[i]) for i in keep],
         offsets=np.cumsum([0, *sizes])[:-1].tolist() if together else [0] * len(keep),
-        k=jnp.asarray(k, jnp.int32).reshape(1)
-        if together
-        else jnp.stack([jnp.asarray(k[i], jnp.int32) for i in keep]),
+        k=k.reshape(1) if together else k[np.array(keep)],
         total=jnp.asarray([sum(sizes)] if together else sizes, jnp.int32),
         axes=lambda key: range(key.ndim),
         pick=lambda tree, i: jax.tree.map(lambda x: x[entry(i)], tree),
@@ -279,7 +242,11 @@ def masks_by_score(
     )
     for i, mask in zip(keep, chosen, strict=True):
         masks[i] = mask.reshape(shapes[i].shape)
-    return masks
+    if together:
+        return masks, marked.reshape(())
+    return masks, marked if len(keep) == len(shapes) else jnp.zeros_like(k).at[np.array(keep)].set(
+        marked
+    )
 
 
 @functools.partial(jax.jit, static_argnames="axis")
@@ -291,7 +258,7 @@ def _top_k_along(scores: Array, k: Any, where: Array | None, axis: int) -> Array
     if size > _PAIRWISE:
         groups = tuple(1 if i == axis else n for i, n in enumerate(scores.shape))
         return _search(
-            lambda given: [_ordered(*given)],
+            lambda given: [ordered(*given)],
             (scores, where),
             offsets=[0],
             k=jnp.broadcast_to(k, groups),
@@ -299,9 +266,9 @@ def _top_k_along(scores: Array, k: Any, where: Array | None, axis: int) -> Array
             axes=lambda key: (axis,),
             pick=lambda tree, i: tree,
             join=lambda found: found[0],
-        )[0]
-    keys = _ordered(scores, where)
-    tie = _scramble(_indices(keys.shape))
+        )[0][0]
+    keys = ordered(scores, where)
+    tie = scramble(indices(keys))
     ahead = jnp.zeros(keys.shape, jnp.int32)
     for member in range(size):
         other = jax.lax.slice_in_dim(keys, member, member + 1, axis=axis)
@@ -356,7 +323,7 @@ def top_k_mask(
     if axis is not None and scores.size:
         _check_size(scores.size)
         return _top_k_along(scores, k, where, axis % scores.ndim)
-    return masks_by_score(_given, [(scores,)], (k,), [where])[0]
+    return masks_by_score(_given, [(scores,)], jnp.asarray(k)[None], [where])[0][0]
 
 
 def tree_top_k_masks(scores: PyTree, k: Any, *, where: PyTree | None = None) -> PyTree:
@@ -393,9 +360,11 @@ def tree_top_k_masks(scores: PyTree, k: Any, *, where: PyTree | None = None) -> 
         number = _check(k, sum(jnp.size(leaves[i]) for i in chosen))
     else:
         numbers = structure.flatten_up_to(k)
-        number = tuple(_check(numbers[i], jnp.size(leaves[i])) for i in chosen)
+        each = [_check(numbers[i], jnp.size(leaves[i])) for i in chosen]
+        number = jnp.stack([jnp.asarray(n, jnp.int32) for n in each])
     rows = [(jnp.asarray(leaves[i]),) for i in chosen]
-    found = masks_by_score(_given, rows, number, [candidates[i] for i in chosen], together=together)
+    among = [candidates[i] for i in chosen]
+    found, _ = masks_by_score(_given, rows, number, among, together=together)
     for i, mask in zip(chosen, found, strict=True):
         leaves[i] = mask
     return jax.tree.unflatten(structure, leaves)

@@ -1,11 +1,10 @@
-"""Optimizer slots of absent weights: held at the inner optimizer's own initial value.
+"""Optimizer slots of grown weights: back to the inner optimizer's own initial value.
 
 A slot is an array of the optimizer's state that is shaped like a parameter (Adam's moments). What
 cannot be cut weight by weight (a factored or reduced statistic) stays as it is, with one warning.
 """
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,13 +32,8 @@ def _is_slot(mask: Any, slot: Any) -> bool:
     return not is_dense(mask) and not is_dense(slot) and jnp.shape(mask) == jnp.shape(slot)
 
 
-def slot_resets(
-    inner: Any, state: Any, params: Params, masks: Masks, added: Any
-) -> list[Callable[[Any], Any]]:
-    """Give the slots of absent weights what ``inner.init`` gives: not always zero (adagrad: 0.1).
-
-    At every step, so that a weight finds them there when it grows: which ones have just grown
-    need not be known, and a second set of masks need not be kept.
+def reset_slots(inner: Any, state: Any, params: Params, masks: Masks, added: Any) -> Any:
+    """Give the slots of some weights what ``inner.init`` gives: not always zero (adagrad: 0.1).
 
     Args:
       inner: The optimizer.
@@ -50,35 +44,27 @@ def slot_resets(
         the slots of that leaf alone.
 
     Returns:
-      For each leaf of the state a function from its new array to that with slots reset.
+      The state, same structure, shapes and dtypes.
 
     Example:
       >>> import jax.numpy as jnp, optax
       >>> adagrad, params = optax.adagrad(0.1), {"w": jnp.ones(2)}
       >>> _, state = adagrad.update({"w": jnp.ones(2)}, adagrad.init(params), params)
-      >>> masks = {"w": jnp.array([False, True])}
-      >>> (reset,) = slot_resets(adagrad, state, params, masks, {"w": 0.0})
-      >>> [round(float(x), 1) for x in reset(state[0].sum_of_squares["w"])]
+      >>> state = reset_slots(adagrad, state, params, {"w": jnp.array([False, True])}, {"w": 0.0})
+      >>> [round(float(x), 1) for x in state[0].sum_of_squares["w"]]
       [0.1, 1.1]
     """
 
     def one(mask: Any, slot: Any, first: Any, extra: Any) -> Any:
-        if is_dense(slot):
-            return slot
         if not _is_slot(mask, slot) or is_dense(extra):
-            return _as_it_is
-        return lambda new: jnp.where(mask, new, (first + extra).astype(new.dtype))
+            return slot
+        return jnp.where(mask, slot, (first + extra).astype(slot.dtype))
 
     try:
         layout, extras = _overlay(inner, state, masks), _overlay(inner, state, added)
-        found = jax.tree.map(one, layout, state, inner.init(params), extras, is_leaf=is_dense)
+        return jax.tree.map(one, layout, state, inner.init(params), extras, is_leaf=is_dense)
     except Exception:  # whatever a foreign optimizer raises here; warn_of_slots told of it
-        found = jax.tree.map(lambda _: _as_it_is, state)
-    return jax.tree.leaves(found)
-
-
-def _as_it_is(slot: Any) -> Any:
-    return slot
+        return state
 
 
 def warn_of_slots(inner: Any, state: Any, params: Params, masks: Masks) -> None:

@@ -1,6 +1,5 @@
 """``sparsify``: an algorithm and an optimizer, as one optax gradient transformation."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,10 +11,10 @@ from jaxtyping import Array, Int
 
 from jaxsparse._held import held_update
 from jaxsparse._tree import is_dense, map_masks
-from jaxsparse.base import MaskAlgorithm, Masks, Memory, Params, Regrowth, UpdateInfo, never
+from jaxsparse.base import MaskAlgorithm, Masks, Memory, Params, UpdateInfo, never
 from jaxsparse.engine import report
 from jaxsparse.masks import dense_masks, sparsity_states
-from jaxsparse.slots import slot_resets, warn_of_slots
+from jaxsparse.slots import reset_slots, warn_of_slots
 
 # No step has this number, so the first masks share no randomness with any update.
 _INIT = 2**32 - 1
@@ -98,46 +97,45 @@ def sparsify(
         grads = updates
         if params is None:
             raise ValueError("sparsify needs the parameters: call tx.update(grads, state, params)")
-        step, before, info = state.sparse_step, state.masks, state.info
-        key = _step_key(state.seed, step)
+        step, before, inner_state = state.sparse_step, state.masks, state.inner_state
         memory = algorithm.remember(state.memory, before, params, grads, step)
-        moves = algorithm.due is not None and bool(jax.tree.leaves(before))
-        masks = trained = before
-        if moves:
-            masks, info = _if_due(
-                algorithm.due(step),
-                lambda masks, info: _accumulate(
-                    info, *algorithm.update(key, masks, params, grads, step, memory)
-                ),
-                (before, info),
+        due, moves = algorithm.due, bool(algorithm.due and jax.tree.leaves(before))
+        key = lambda: _step_key(state.seed, step)
+        masks, info = before, state.info
+        if due and moves:
+            # First the topology, by the weights and gradients as they come; then what is left and
+            # was there before is trained, and what has grown starts at zero.
+            move = lambda masks, info: _accumulate(
+                info, *algorithm.update(key(), masks, params, grads, step, memory)
             )
-            # Grown weights stay at zero in this step; where training pauses, all weights do.
-            always_pauses = algorithm.pauses is algorithm.due
-            trained = masks if always_pauses else map_masks(jnp.logical_and, masks, before)
+            masks, info = _if_due(due(step), move, (before, info))
+        # Where every update pauses training, nothing else asks which weights were there before.
+        pauses = moves and algorithm.pauses is not never
+        mixed = moves and algorithm.pauses is not due
+        trained = map_masks(jnp.logical_and, masks, before) if mixed else masks
         kept_grads = map_masks(_masked, trained, grads, dense=lambda grad: grad)
         train = lambda inner_state: inner.update(kept_grads, inner_state, params, **extra)
-        if not moves:
-            updates, inner_state = train(state.inner_state)
-            updates = map_masks(_exact, trained, updates, params, dense=lambda u, p: u)
-        else:
-            grown = map_masks(lambda new, old: new & ~old, masks, before)
-            regrowth = Regrowth(map_masks(lambda _: None, masks), map_masks(lambda _: 0.0, masks))
-            if algorithm.regrow is not None:
-                regrowth = algorithm.regrow(key, before, params, grads)
-            added = map_masks(_where_grown, grown, regrowth.slots)
-            resets = slot_resets(inner, state.inner_state, params, trained, added)
-            pausing = algorithm.pauses is not never
+        grown = map_masks(lambda new, old: new & ~old, masks, before)
+        regrowth = None
+        if moves and algorithm.regrow is not None:
+            regrowth = algorithm.regrow(key(), before, params, grads)
+        added = map_masks(_where_grown, grown, regrowth.slots) if regrowth else _zeros(masks)
+        if moves and not mixed:
+            # Grown weights are absent ones, and slots that go in come out of a pause unchanged.
+            inner_state = reset_slots(inner, inner_state, params, before, added)
+        if pauses:
             paused = algorithm.pauses(step) & (info.updates > state.info.updates)
-            hold = lambda reset, old, new: reset(jnp.where(paused, old, new) if pausing else new)
-            holds = [functools.partial(hold, reset) for reset in resets]
-            updates, inner_state = held_update(train, state.inner_state, holds)
-            if pausing:
-                updates = jax.tree.map(lambda u: jnp.where(paused, jnp.zeros_like(u), u), updates)
-            updates = map_masks(_exact, trained, updates, params, dense=lambda u, p: u)
-            if algorithm.regrow is not None:
-                updates = map_masks(
-                    _started, grown, updates, params, regrowth.values, dense=lambda u, p, v: u
-                )
+            updates, inner_state = held_update(train, inner_state, paused)
+        else:
+            updates, inner_state = train(inner_state)
+        if mixed:
+            kept = map_masks(jnp.logical_not, grown)
+            inner_state = reset_slots(inner, inner_state, params, kept, added)
+        updates = map_masks(_exact, trained, updates, params, dense=lambda u, p: u)
+        if regrowth:
+            updates = map_masks(
+                _started, grown, updates, params, regrowth.values, dense=lambda u, p, v: u
+            )
         return updates, SparsityState(
             jnp.asarray(optax.safe_increment(step)), state.seed, masks, memory, info, inner_state
         )
@@ -186,6 +184,10 @@ def _if_due(due: Any, move: Callable[..., Any], carry: Any) -> Any:
         lambda state: state[0], lambda state: (jnp.zeros_like(state[0]), move(*state[1])), wait
     )
     return carry
+
+
+def _zeros(masks: Masks) -> Any:
+    return map_masks(lambda mask: 0.0, masks)
 
 
 def _accumulate(before: UpdateInfo, masks: Masks, info: UpdateInfo) -> tuple[Masks, UpdateInfo]:

@@ -176,18 +176,23 @@ def test_every_buffer_can_be_donated() -> None:
     assert all(np.array_equal(a, b) for a, b in pairs)
 
 
-def test_update_is_at_the_weights_that_training_leaves() -> None:
-    """SET trains and then drops: a weight that this step makes large is kept."""
+def test_update_is_at_the_weights_that_come_in() -> None:
+    """SET drops and then trains: what this step would make large is dropped all the same."""
     method = jaxsparse.sparse_evolutionary(0.5, update=jaxsparse.at(0), drop_fraction=0.5)
     tx = sparsify(optax.sgd(1.0), method)
     params = {"kernel": jnp.ones((4, 4))}
     state = tx.init(params)
-    place = np.flatnonzero(state.masks["kernel"])[:4]
-    grads = jnp.zeros(16).at[place].set(-9.0).reshape(4, 4)
+    place = np.flatnonzero(state.masks["kernel"])
+    large, small = place[:4], place[4:]
+    params = {"kernel": jnp.ones(16).at[large].set(2.0).reshape(4, 4)}
+    grads = jnp.zeros(16).at[small].set(-9.0).at[large].set(1.0).reshape(4, 4)
     updates, after = tx.update({"kernel": grads}, state, params)
-    assert np.asarray(after.masks["kernel"]).flat[place].all()
+    assert np.asarray(after.masks["kernel"]).flat[large].all()
     new = np.asarray(optax.apply_updates(params, updates)["kernel"])
-    np.testing.assert_array_equal(new.flat[place], np.full(4, 10.0, np.float32))
+    np.testing.assert_array_equal(new.flat[large], np.ones(4, np.float32))
+    dropped = ~np.asarray(after.masks["kernel"]).flat[small]
+    assert dropped.any()
+    np.testing.assert_array_equal(new.flat[small][dropped], np.zeros(dropped.sum(), np.float32))
 
 
 def test_leaves_that_are_not_floating_pass_through() -> None:
@@ -242,14 +247,27 @@ def test_vmap_axes_of_a_train_state() -> None:
     assert states.sparsity_info.updates.tolist() == [1, 1]
 
 
-def test_a_step_with_a_seed_axis_would_run_the_update_every_time() -> None:
-    """Why ``vmap_axes`` exists: without it the conditional is gone from the program."""
-    tx = sparsify(optax.sgd(0.25), swapping())
-    states = jax.vmap(lambda seed: sparsify(optax.sgd(0.25), swapping(), seed=seed).init(params))
-    params = params_like()
+def test_a_step_with_a_seed_axis_updates_only_when_due_as_well() -> None:
+    """A conditional would have become a select, and drop/grow run at every step."""
+    runs = []
+
+    def counted(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Any:
+        jax.debug.callback(lambda: runs.append(1))
+        return jnp.abs(weight)
+
+    method = jaxsparse.drop_grow(sparsity=0.5, drop=counted, update=jaxsparse.at([2]))
+    tx, params = sparsify(optax.sgd(0.25), method), params_like()
+    states = jax.vmap(lambda seed: sparsify(optax.sgd(0.25), method, seed=seed).init(params))
     naive = jax.jit(jax.vmap(tx.update, in_axes=(None, 0, None)))
-    compiled = naive.lower(params, states(jnp.arange(2)), params).compile()
-    assert " conditional(" not in compiled.as_text()
+    state = states(jnp.arange(2))
+    seen = []
+    for _ in range(4):
+        _, state = naive(params, state, params)
+        jax.effects_barrier()
+        seen.append(len(runs) > 0)
+        runs.clear()
+    assert seen == [False, False, True, False]
+    assert state.info.updates.tolist() == [1, 1]
 
 
 def test_one_seed_skips_while_the_others_go_on() -> None:

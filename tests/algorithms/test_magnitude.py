@@ -44,23 +44,23 @@ def test_ties_keep_the_count() -> None:
 
 
 def test_prunes_at_its_step_and_trains_on() -> None:
-    # Step 2 trains and then prunes; the gradient has carried the order over by then.
+    # Step 2 prunes what two steps have left, and trains the rest.
     tx = jaxsparse.sparsify(optax.sgd(1.0), magnitude(0.5, step=2))
     state, params = tx.init(PARAMS), PARAMS
     update, kept, values = jax.jit(tx.update), [], []
     for _ in range(4):
-        grads = {"a": jnp.array([[2.0, 0.0], [0.0, -2.0]]), "b": jnp.zeros((2, 2))}
+        grads = {"a": jnp.array([[2.0, 1.0], [0.0, -2.0]]), "b": jnp.zeros((2, 2))}
         updates, state = update(grads, state, params)
         params = optax.apply_updates(params, updates)
         kept.append([int(state.masks[name].sum()) for name in "ab"])
         values.append(params["a"].tolist())
     assert kept == [[4, 4], [4, 4], [2, 2], [2, 2]]
-    # 8 falls by 2 a step, 1 rises by 2: after three steps 2, -7, 6 and 7.
+    # 8 falls by 2 a step, 1 rises by 2: after two steps 4, -9, 6 and 5.
     assert values == [
-        [[6.0, -7.0], [6.0, 3.0]],
-        [[4.0, -7.0], [6.0, 5.0]],
-        [[0.0, -7.0], [0.0, 7.0]],
-        [[0.0, -7.0], [0.0, 9.0]],
+        [[6.0, -8.0], [6.0, 3.0]],
+        [[4.0, -9.0], [6.0, 5.0]],
+        [[0.0, -10.0], [6.0, 0.0]],
+        [[0.0, -11.0], [6.0, 0.0]],
     ]
 
 

@@ -56,17 +56,17 @@ def test_layers_grow_independently() -> None:
     assert 40 < int((new["a"] & new["b"]).sum()) < 88
 
 
-def test_the_update_step_trains_first() -> None:
-    # sgd(1) with gradient 2.75 takes 3 to 0.25: it is dropped, and 0.5 - 2.75 stays.
+def test_the_update_step_trains_what_stays() -> None:
+    # 0.5 is the least of what comes in; sgd(1) with gradient 2.75 then takes 3 to 0.25.
     tx = jaxsparse.sparsify(optax.sgd(1.0), build(drop_fraction=0.25, regrow_dropped=False))
     params = {"w": jnp.where(MASK, WEIGHTS, 0.0)}
     state = tx.init(params)._replace(masks={"w": MASK}, sparse_step=jnp.int32(1))
     grads = {"w": jnp.array([[2.75, 1.0, 2.75, 1.0], [1.0, 1.0, 1.0, 1.0]])}
     updates, state = jax.jit(tx.update)(grads, state, params)
     new = optax.apply_updates(params, updates)["w"]
-    assert not bool(state.masks["w"][0, 0])
+    assert not bool(state.masks["w"][0, 2])
     assert int(state.masks["w"].sum()) == 4
-    assert new[np.asarray(MASK)].tolist() == [0.0, -2.25, -2.0, -5.0]
+    assert new[np.asarray(MASK)].tolist() == [0.25, 0.0, -2.0, -5.0]
     # The grown one starts at 0, whatever its gradient.
     assert int((new != 0).sum()) == 3
 

@@ -1,0 +1,113 @@
+"""What a compiled training step costs beside the inner optimizer's: read from the program."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import jaxsparse
+from jaxsparse import _counting, engine, selection
+
+SIZES = (384, 512, 640)
+WEIGHTS = 384 * 512 + 512 * 640
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device() -> Iterator[None]:
+    """As on a machine with one device: the tests' eight would have every pass written out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_counting, "one_device", lambda: True)
+        patch.setattr(selection, "one_device", lambda: True)
+        jax.clear_caches()
+        yield
+    jax.clear_caches()
+
+
+def compiled(tx: optax.GradientTransformation) -> Any:
+    params = [{"kernel": jnp.ones(shape)} for shape in zip(SIZES, SIZES[1:], strict=False)]
+    x = jnp.ones((16, SIZES[0]))
+
+    def loss_fn(params: Any) -> jax.Array:
+        return jnp.square(jnp.tanh(x @ params[0]["kernel"]) @ params[1]["kernel"]).mean()
+
+    def step(params: Any, state: Any) -> Any:
+        updates, state = tx.update(jax.grad(loss_fn)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    donating = jax.jit(step, donate_argnums=(0, 1))
+    return donating.lower(params, jax.eval_shape(tx.init, params)).compile()
+
+
+@pytest.fixture(scope="module")
+def bare() -> Any:
+    return compiled(optax.adam(1e-3))
+
+
+@pytest.fixture(scope="module")
+def rigl() -> Any:
+    return compiled(jaxsparse.sparsify(optax.adam(1e-3), jaxsparse.rigl(0.9)))
+
+
+def peak(program: Any) -> int:
+    memory = program.memory_analysis()
+    fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + fresh + memory.temp_size_in_bytes
+
+
+def test_static_masks_cost_a_byte_a_weight(bare: Any) -> None:
+    static = compiled(jaxsparse.sparsify(optax.adam(1e-3), jaxsparse.static(0.9)))
+    assert peak(static) - peak(bare) <= WEIGHTS + 1000
+
+
+def test_moving_masks_cost_no_floats(bare: Any, rigl: Any) -> None:
+    # A byte a weight of state, and at the update masks before, between and after.
+    assert peak(rigl) - peak(bare) < 3.5 * WEIGHTS
+    memory = rigl.memory_analysis()
+    # All but a table of pointers is updated in donated memory.
+    assert memory.output_size_in_bytes - memory.alias_size_in_bytes < 1000
+
+
+def test_no_array_of_floats_is_copied(rigl: Any) -> None:
+    shapes = "|".join(f"{a},{b}" for a, b in zip(SIZES, SIZES[1:], strict=False))
+    assert re.findall(rf"f32\[(?:{shapes})\]\S* copy\(", rigl.as_text()) == []
+
+
+def test_no_pass_of_the_selection_is_stored(rigl: Any) -> None:
+    # Keys and hashes are integers of the weights' shape, or flat: none may be an array.
+    sizes = "|".join([f"{a},{b}|{a * b}" for a, b in zip(SIZES, SIZES[1:], strict=False)])
+    text = rigl.as_text()
+    programs = re.split(r"\n(?=%|ENTRY)", text)
+    outside = [p for p in programs if not re.match(r"%(fused|wrapped)", p)]
+    assert len(outside) < len(programs)
+    stored = [re.findall(rf"= [us]32\[(?:{sizes})\]\S* \w+", p) for p in outside]
+    assert sum(stored, []) == []
+
+
+def test_all_of_drop_and_grow_is_inside_one_loop(rigl: Any) -> None:
+    text = rigl.as_text()
+    entry = text[text.index("ENTRY") :]
+    assert entry.count(" while(") == 1
+    assert text.count(" while(") > 1  # the searches, in its body
+
+
+def test_the_dense_step_is_what_it_is_compared_with(bare: Any) -> None:
+    assert " while(" not in bare.as_text()
+
+
+def test_only_elementwise_scores_are_traced_in_every_pass() -> None:
+    def shapes_of(score: Any) -> list[str]:
+        method = jaxsparse.drop_grow(sparsity=0.5, drop=score)
+        params = {"kernel": jnp.ones((37, 41))}
+        masks = jax.eval_shape(method.init, jax.random.key(0), params)
+        program = jax.jit(lambda m, p: method.update(jax.random.key(0), m, p, p, 0))
+        jaxpr = str(program.trace(masks, params).jaxpr)
+        return re.findall(r"f32\[37,41\] = cos", jaxpr[: jaxpr.index("while")])
+
+    odd = lambda key, weight, grad, mask, memory: jnp.cos(weight)
+    assert engine.scores.is_elementwise(jaxsparse.scores.magnitude)
+    assert len(shapes_of(odd)) == 1
+    assert shapes_of(jaxsparse.scores.elementwise(odd)) == []
