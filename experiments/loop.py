@@ -122,11 +122,14 @@ def build_program(
     axes = jaxsparse.vmap_axes(one)
     layers = _layer_costs(model, one, sample)
     share = {layer.path: layer.share for layer in layers}
+    paths = jaxsparse.sparse_paths(one.opt_state.masks)
 
     def forward_share(info: jaxsparse.UpdateInfo) -> jax.Array:
         """Operations of a forward pass with these kept counts, as a fraction of dense."""
         sizes = {layer.path: layer.size for layer in layers}
-        sparse = [(share[path], kept / sizes[path]) for path, kept in info.kept.items()]
+        sparse = [
+            (share[path], kept / sizes[path]) for path, kept in zip(paths, info.kept, strict=True)
+        ]
         return jnp.float32(1) - sum(part * (1 - ratio) for part, ratio in sparse)
 
     def step_one(learner: Learner, indices: jax.Array) -> tuple[Learner, StepMetrics]:
@@ -179,7 +182,8 @@ def build_program(
         return losses.mean(1), (jnp.argmax(scores, -1) == labels).mean(1)
 
     def kept(learner: Learner) -> dict[str, Any]:
-        return {path: np.asarray(n) for path, n in learner.opt_state.info.kept.items()}
+        kept = np.asarray(learner.opt_state.info.kept)
+        return {path: kept[..., i] for i, path in enumerate(paths)}
 
     init = jax.jit(jax.vmap(init_one, out_axes=axes))
     return Program(

@@ -35,7 +35,15 @@ from jaxsparse.distributions import by_path, er, erk, erk_plus, uniform, uniform
 from jaxsparse.engine import drop_grow
 from jaxsparse.forward import forward_params
 from jaxsparse.layers import default_where
-from jaxsparse.masks import apply_masks, density, masks_of, overlap, sparsity_states, summary
+from jaxsparse.masks import (
+    apply_masks,
+    density,
+    masks_of,
+    overlap,
+    sparse_paths,
+    sparsity_states,
+    summary,
+)
 from jaxsparse.schedules import (
     any_of,
     at,
@@ -61,7 +69,7 @@ __all__ = [
     "density", "distributions", "drop_grow", "er", "erk", "erk_plus", "every", "fan_in",
     "flops", "forward_params", "gradual_magnitude", "inverse_power", "magnitude", "masks_of",
     "n_m", "never", "one_shot", "overlap", "partition", "polynomial_sparsity", "rigl",
-    "schedules", "scores", "size_bytes", "snip", "sparse_evolutionary", "sparsify",
+    "schedules", "scores", "size_bytes", "snip", "sparse_evolutionary", "sparse_paths", "sparsify",
     "sparsity_states", "static", "structures", "summary", "top_k_mask", "tree_top_k_masks",
     "uniform", "uniform_plus", "unstructured", "vmap_axes", "within",
 ]  # fmt: skip

@@ -61,8 +61,8 @@ class UpdateInfo(NamedTuple):
     """What drop/grow did. An algorithm reports one update; ``sparsify`` carries the latest one.
 
     Attributes:
-      kept: ``{path: int32 scalar}``: the weights kept in each sparse leaf. (Not a pytree like the
-        masks: boxed parameters would put a scalar into the box of a matrix.)
+      kept: int32, the weights kept in each sparse leaf, in the order of ``sparse_paths(masks)``.
+        (Not a pytree like the masks: boxed parameters would put a scalar into a matrix's box.)
       dropped: int32 scalar, weights that the latest update removed, over all leaves.
       grown: int32 scalar, weights that the latest update added, over all leaves.
       updates: int32 scalar, drop/grow updates done (1 or 0 in one report, the sum when carried).
@@ -70,7 +70,7 @@ class UpdateInfo(NamedTuple):
         (1 or 0 in one report, the sum when carried).
     """
 
-    kept: dict[str, Array]
+    kept: Int[Array, "... leaves"]
     dropped: Int[Array, "..."]
     grown: Int[Array, "..."]
     updates: Int[Array, "..."]

@@ -7,6 +7,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsparse._tree import flatten_with_paths, is_dense, map_masks, match_globs
@@ -101,8 +102,13 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
             results.append(jax.lax.cond(part.due(step), move, still))
         infos = [info for _, info in results]
         total = lambda counts: functools.reduce(jnp.add, counts)
+        # The parts' counts one after another, taken in the order of the leaves.
+        owner, structure = owners(params)
+        marks = zip(owner, structure.flatten_up_to(masks), strict=True)
+        of = np.array([i for i, mark in marks if not is_dense(mark)], int)
+        order = np.argsort(np.argsort(of, kind="stable"))
         return merge(params, [new for new, _ in results]), UpdateInfo(
-            kept={path: n for info in infos for path, n in info.kept.items()},
+            kept=jnp.concatenate([info.kept for info in infos])[order],
             dropped=total([info.dropped for info in infos]),
             grown=total([info.grown for info in infos]),
             updates=jnp.minimum(total([info.updates for info in infos]), 1),

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from jaxsparse import scores, structures
 from jaxsparse._counting import all_finite, counts
 from jaxsparse._sharding import like
-from jaxsparse._tree import flatten_with_paths, is_dense, map_masks
+from jaxsparse._tree import is_dense, map_masks
 from jaxsparse.base import (
     Distribution,
     MaskAlgorithm,
@@ -108,7 +108,7 @@ def drop_grow(
       >>> params = {"kernel": jnp.arange(8.0).reshape(2, 4)}
       >>> masks = {"kernel": jnp.array([[True] * 4, [False] * 4])}
       >>> masks, info = half.update(jax.random.key(0), masks, params, params, 0)
-      >>> print(masks["kernel"].astype(int).tolist(), int(info.kept["kernel"]))
+      >>> print(masks["kernel"].astype(int).tolist(), int(info.kept[0]))
       [[0, 0, 1, 1], [0, 0, 1, 1]] 4
     """
     structure = structures.unstructured() if structure is None else structure
@@ -275,19 +275,17 @@ def report(before: Masks, after: Masks, finite: Any = True) -> UpdateInfo:
     Example:
       >>> import jax.numpy as jnp
       >>> info = report({"a": jnp.array([True, False])}, {"a": jnp.array([False, True])})
-      >>> int(info.dropped), int(info.grown), int(info.kept["a"])
+      >>> int(info.dropped), int(info.grown), int(info.kept[0])
       (1, 1, 1)
     """
-    paths, tree = flatten_with_paths(after)
-    pairs = zip(paths, tree.flatten_up_to(before), strict=True)
-    rows = {
-        path: counts(new, old & ~new, new & ~old) for (path, new), old in pairs if not is_dense(new)
-    }
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    rows = [counts(new, old & ~new, new & ~old) for old, new in pairs]
+    kept, dropped, grown = (_vector([row[i] for row in rows]) for i in range(3))
     finite = jnp.asarray(finite)
     return UpdateInfo(
-        kept={path: row[0] for path, row in rows.items()},
-        dropped=jnp.sum(_vector([row[1] for row in rows.values()])),
-        grown=jnp.sum(_vector([row[2] for row in rows.values()])),
+        kept=kept,
+        dropped=jnp.sum(dropped),
+        grown=jnp.sum(grown),
         updates=finite.astype(jnp.int32),
         skipped=(~finite).astype(jnp.int32),
     )

@@ -251,6 +251,23 @@ def summary(params: Params, masks: Masks) -> Summary:
     return Summary(tuple(rows))
 
 
+def sparse_paths(masks: Masks) -> list[str]:
+    """The paths of the leaves that have a mask: what the numbers of ``UpdateInfo.kept`` stand for.
+
+    Args:
+      masks: Pytree of arrays or ``ShapeDtypeStruct`` leaves, ``optax.MaskedNode()`` where dense.
+
+    Returns:
+      Paths like ``"Dense_0/kernel"``, in the order of ``jax.tree.leaves(masks)``.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> sparse_paths({"a": {"bias": optax.MaskedNode(), "kernel": jnp.ones((2, 2), bool)}})
+      ['a/kernel']
+    """
+    return [path for path, mask in flatten_with_paths(masks)[0] if not is_dense(mask)]
+
+
 def dense_masks(params: Params) -> PyTree:
     """Masks for a tree in which every leaf is dense.
 

@@ -24,7 +24,7 @@ class TrainState(train_state.TrainState):
       >>> int((state.params["kernel"] != 0).sum())
       20
       >>> state = state.apply_gradients(grads=params)
-      >>> int((state.params["kernel"] != 0).sum()), int(state.sparsity_info.kept["kernel"])
+      >>> int((state.params["kernel"] != 0).sum()), int(state.sparsity_info.kept[0])
       (20, 20)
     """
 

@@ -56,7 +56,7 @@ def gradual_magnitude(
       >>> params = {"kernel": jnp.arange(200.0).reshape(20, 10)}
       >>> masks = method.init(jax.random.key(0), params)
       >>> masks, info = method.update(jax.random.key(1), masks, params, params, 50)
-      >>> int(info.kept["kernel"])
+      >>> int(info.kept[0])
       42
 
     Differences from the paper: ``floor`` of each layer's zeros at the end and ``round`` on the way,

@@ -74,7 +74,7 @@ def rigl(
       >>> method, params = rigl(0.9), {"kernel": jnp.ones((20, 10))}
       >>> masks = method.init(jax.random.key(0), params)
       >>> masks, info = method.update(jax.random.key(1), masks, params, params, 100)
-      >>> int(info.kept["kernel"]), int(info.dropped) == int(info.grown)
+      >>> int(info.kept[0]), int(info.dropped) == int(info.grown)
       (20, True)
 
     Differences from the paper: equal magnitudes are ordered by a hash of the index, where published

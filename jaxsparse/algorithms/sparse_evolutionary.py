@@ -47,7 +47,7 @@ def sparse_evolutionary(
       >>> evolve, params = sparse_evolutionary(0.9), {"kernel": jnp.ones((20, 10))}
       >>> masks = evolve.init(jax.random.key(0), params)
       >>> masks, info = evolve.update(jax.random.key(1), masks, params, params, 100)
-      >>> int(info.kept["kernel"])
+      >>> int(info.kept[0])
       20
 
     Differences from the paper: the smallest weights by magnitude are dropped, as in RigL's SET,
