@@ -10,10 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+
+def _most(x: Array) -> Any:
+    return x.dtype.type(jnp.iinfo(x.dtype).max)
+
+
 # (elements, start, combination, collective form) of each number that a pass brings home.
 _SUM = (np.int32(0), jax.lax.add, lambda x, axes: jnp.sum(x, axes, dtype=jnp.int32, keepdims=True))
-_MIN = (None, jax.lax.min, lambda x, axes: jnp.min(x, axes, keepdims=True))
-_MAX = (None, jax.lax.max, lambda x, axes: jnp.max(x, axes, keepdims=True))
+# (An initial value, for there are empty leaves.)
+_MIN = (
+    None,
+    jax.lax.min,
+    lambda x, axes: jnp.min(x, axes, keepdims=True, initial=_most(x)),
+)
+_MAX = (None, jax.lax.max, lambda x, axes: jnp.max(x, axes, keepdims=True, initial=0))
 
 
 def one_device() -> bool:
@@ -27,22 +37,22 @@ def one_device() -> bool:
 
 
 def tally(
-    flags: Sequence[Array], axes: Sequence[int], least: Any = None, most: Any = None
+    numbers: Sequence[Array], axes: Sequence[int], least: Any = None, most: Any = None
 ) -> list[Array]:
-    """How many True in each array; and the least and the largest integer of two further arrays.
+    """The sum of each array; and the least and the largest integer of two further arrays.
 
     Args:
-      flags: Bool arrays of one shape.
+      numbers: Bool or int32 arrays of one shape.
       axes: The axes counted over; they stay, with size 1.
       least: Unsigned integers of that shape, or ``None``.
       most: The same.
 
     Returns:
-      int32 arrays, one for each of ``flags``, and the extremes asked for.
+      int32 arrays, one for each of ``numbers``, and the extremes asked for.
     """
-    rows = [(flag.astype(jnp.int32), *_SUM) for flag in flags]
+    rows = [(number.astype(jnp.int32), *_SUM) for number in numbers]
     if least is not None:
-        rows.append((least, least.dtype.type(jnp.iinfo(least.dtype).max), *_MIN[1:]))
+        rows.append((least, _most(least), *_MIN[1:]))
     if most is not None:
         rows.append((most, most.dtype.type(0), *_MAX[1:]))
     axes = tuple(axes)

@@ -42,12 +42,17 @@ def held_update(
     stored = jaxpr.outvars[first:]
     arrays = [v for v in stored if not is_literal(v) and v.aval.shape and v not in values]
     early = {v: old[stored.index(v)] for v in arrays if arrays.count(v) == 1}
+    # (Some results are of use to nobody, and have no name.)
+    needed = {v for eqn in jaxpr.eqns for v in eqn.invars if not is_literal(v)}
+    needed |= {v for v in jaxpr.outvars if not is_literal(v)}
+    chunk: list[Any] = []
     for eqn in jaxpr.eqns:
-        inputs = list({v: None for v in eqn.invars if not is_literal(v)})
-        one = jaxpr.replace(constvars=[], invars=inputs, eqns=[eqn], outvars=eqn.outvars)
-        found = core.jaxpr_as_fun(core.ClosedJaxpr(one, []))(*[values[v] for v in inputs])
-        for v, value in zip(eqn.outvars, found, strict=True):
-            values[v] = jnp.where(held, early[v], value) if v in early else value
+        chunk.append(eqn)
+        if early.keys() & set(eqn.outvars) or eqn is jaxpr.eqns[-1]:
+            _evaluate(jaxpr, chunk, needed, values)
+            chunk = []
+            for v in early.keys() & set(eqn.outvars):
+                values[v] = jnp.where(held, early[v], values[v])
 
     outputs = [v.val if is_literal(v) else values[v] for v in jaxpr.outvars]
     for i, v in enumerate(stored, first):
@@ -56,3 +61,13 @@ def held_update(
     for i in range(first):
         outputs[i] = jnp.where(held, jnp.zeros_like(outputs[i]), outputs[i])
     return jax.tree.unflatten(structure, outputs)
+
+
+def _evaluate(jaxpr: core.Jaxpr, eqns: list[Any], needed: set[Any], values: dict[Any, Any]) -> None:
+    """Some equations, by the values so far; theirs are added."""
+    made = [v for eqn in eqns for v in eqn.outvars if v in needed]
+    read = {v: None for eqn in eqns for v in eqn.invars if not isinstance(v, core.Literal)}
+    inputs = [v for v in read if v not in made]
+    part = jaxpr.replace(constvars=[], invars=inputs, eqns=eqns, outvars=made)
+    found = core.jaxpr_as_fun(core.ClosedJaxpr(part, []))(*[values[v] for v in inputs])
+    values.update(zip(made, found, strict=True))

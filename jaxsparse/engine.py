@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from jaxsparse import scores, structures
 from jaxsparse._counting import all_finite, counts
+from jaxsparse._layout import Layout, layout_of
 from jaxsparse._sharding import like
 from jaxsparse._tree import is_dense, map_masks
 from jaxsparse.base import (
@@ -43,8 +44,8 @@ _BEFORE = -1
 # Parts of a leaf's randomness.
 _DROP, _GROW, _VALUES = 0, 1, 2
 
-# A score, and what it is a score of: one tuple of arguments a leaf.
-Ranking = tuple[Callable[..., Array], list[tuple[Any, ...]]]
+# A score, and what it is a score of: one tuple of arguments an array of the layout.
+Ranking = tuple[Layout, Callable[..., Array], list[tuple[Any, ...]]]
 
 
 def drop_grow(
@@ -125,22 +126,28 @@ def drop_grow(
     def leaf_plan(params: Params) -> tuple[list[Leaf], int, Any]:
         return plan(params, final, distribution, structure, where)
 
+    def layout_for(weights: list[Any]) -> tuple[Layout, list[tuple[int, ...]]]:
+        """Of the units, and their shapes in each leaf."""
+        units = weights if single else [jax.eval_shape(structure.pool, w) for w in weights]
+        layout = layout_of(units)
+        shapes = [unit.shape for unit in units]
+        return layout if structure.axis is None else layout._replace(packed=False), shapes
+
     single = structure == structures.unstructured()
     total = jnp.sum if scope == "global" else jnp.asarray
 
-    def rank(score: Score, rows: list[tuple[Any, ...]]) -> Ranking:
-        if single and scores.is_elementwise(score):
-            return score, rows
-        return _as_given, [(structure.pool(score(*row)),) for row in rows]
+    def rank(score: Score, rows: list[tuple[Any, ...]], layout: Layout) -> Ranking:
+        units = layout.pack([structure.pool(score(*row)) for row in rows])
+        return layout, _as_given, [(x,) for x in units]
 
     def select(
         ranking: Ranking, amounts: Any, among: list[Any], axis: int | None, outside: bool = False
     ) -> tuple[list[Array], Any]:
         """The masks, and how many units each has: like ``amounts``."""
-        score, rows = ranking
+        layout, score, rows = ranking
         if axis is None:
-            together = scope == "global"
-            return masks_by_score(score, rows, amounts, among, outside=outside, together=together)
+            options = {"layout": layout, "outside": outside, "together": scope == "global"}
+            return masks_by_score(score, rows, amounts, among, **options)
         among = [~mask for mask in among] if outside else among
         triples = zip(rows, amounts, among, strict=True)
         masks = [top_k_mask(score(*r), k, where=where_, axis=axis) for r, k, where_ in triples]
@@ -155,8 +162,10 @@ def drop_grow(
         arrays = tree.flatten_up_to(params)
         rows = [(_leaf_key(key, leaf), arrays[leaf.index], None, None, None) for leaf in leaves]
         budget = amounts(targets(leaves, sparsity, final, _BEFORE))
-        ranked = rank(scores.random, rows)
-        chosen, _ = select(ranked, budget, [None] * len(rows), structure.axis)
+        layout, shapes = layout_for([row[1] for row in rows])
+        ranked = rank(scores.random, rows, layout)
+        chosen, _ = select(ranked, budget, [None] * len(ranked[2]), structure.axis)
+        chosen = layout.unpack(chosen, shapes)
         masks: list[Any] = [optax.MaskedNode()] * number
         for leaf, units in zip(leaves, chosen, strict=True):
             masks[leaf.index] = like(structure.expand(units, leaf.shape), arrays[leaf.index])
@@ -207,25 +216,39 @@ def drop_grow(
         weights, gradients, old = take(params), take(grads), take(masks)
         memories = take(memory) if jax.tree.leaves(memory) else [None] * len(leaves)
 
-        def ranking(score: Score, part: int) -> Ranking:
-            # An elementwise score has no use for a key, and every key is a loop to compile.
-            fold = lambda leaf: jax.random.fold_in(_leaf_key(key, leaf), part)
-            keys = [None if scores.is_elementwise(score) else fold(leaf) for leaf in leaves]
-            return rank(score, list(zip(keys, weights, gradients, old, memories, strict=True)))
+        layout, shapes = layout_for(weights)
+        whole = layout_of(weights)
+        packed = [whole.pack(arrays) for arrays in (weights, gradients, old)]
+        # Memory may have any shape: it is not packed.
+        alike = single and not (layout.packed and jax.tree.leaves(memory))
 
-        before = old if single else [structure.pool(mask) > 0 for mask in old]
+        def ranking(score: Score, part: int) -> Ranking:
+            if alike and scores.is_elementwise(score):
+                # It has no use for a key, and every key is a loop to compile.
+                rows = [(None, *row) for row in zip(*packed, memories, strict=False)]
+                return layout, score, rows
+            keys = [jax.random.fold_in(_leaf_key(key, leaf), part) for leaf in leaves]
+            rows = list(zip(keys, weights, gradients, old, memories, strict=True))
+            return rank(score, rows, layout)
+
+        before = packed[2] if single else layout.pack([structure.pool(mask) > 0 for mask in old])
         budget = targets(leaves, sparsity, final, step)
         after, held = drop_units(ranking(drop, _DROP), before, leaves, budget, step)
         if grow is not None:
             after = grow_units(ranking(grow, _GROW), after, held, before, amounts(budget))
-        finite = _finite(masks, params, grads)
+        if not single:
+            after = layout.unpack(after, shapes)
+            after = whole.pack(list(map(structure.expand, after, [x.shape for x in weights])))
+        marks = zip(
+            jax.tree.leaves(masks, is_leaf=is_dense), tree.flatten_up_to(grads), strict=True
+        )
+        finite = _finite([grad for mark, grad in marks if is_dense(mark)], *packed[:2])
+        after = [jnp.where(finite, new, mask) for new, mask in zip(after, packed[2], strict=True)]
         new: list[Any] = [optax.MaskedNode()] * number
-        for leaf, units, mask in zip(leaves, after, old, strict=True):
-            new[leaf.index] = jnp.where(
-                finite, like(structure.expand(units, leaf.shape), mask), mask
-            )
-        masks_after = jax.tree.unflatten(tree, new)
-        return masks_after, report(masks, masks_after, finite)
+        chosen = whole.unpack(after, [x.shape for x in weights])
+        for leaf, mask, weight in zip(leaves, chosen, weights, strict=True):
+            new[leaf.index] = like(mask, weight)
+        return jax.tree.unflatten(tree, new), _info(whole, packed[2], after, finite)
 
     def regrow(key: chex.PRNGKey, masks: Masks, params: Params, grads: Params) -> Regrowth:
         places = jax.tree.structure(masks, is_leaf=is_dense)
@@ -278,10 +301,15 @@ def report(before: Masks, after: Masks, finite: Any = True) -> UpdateInfo:
       >>> int(info.dropped), int(info.grown), int(info.kept[0])
       (1, 1, 1)
     """
-    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-    rows = [counts(new, old & ~new, new & ~old) for old, new in pairs]
-    kept, dropped, grown = (_vector([row[i] for row in rows]) for i in range(3))
-    finite = jnp.asarray(finite)
+    olds, news = jax.tree.leaves(before), jax.tree.leaves(after)
+    layout = layout_of(news)
+    return _info(layout, layout.pack(olds), layout.pack(news), jnp.asarray(finite))
+
+
+def _info(layout: Layout, olds: list[Array], news: list[Array], finite: Array) -> UpdateInfo:
+    pairs = list(zip(olds, news, strict=True))
+    gone, come = [old & ~new for old, new in pairs], [new & ~old for old, new in pairs]
+    kept, dropped, grown = layout.counts(news, gone, come)
     return UpdateInfo(
         kept=kept,
         dropped=jnp.sum(dropped),
@@ -307,10 +335,13 @@ def _vector(numbers: list[Any]) -> Array:
     )
 
 
-def _finite(masks: Masks, params: Params, grads: Params) -> Array:
+def _finite(dense: list[Any], weights: list[Array], gradients: list[Array]) -> Array:
     """Are all gradients finite, and the weights that are ranked?"""
     is_float = lambda x: not is_dense(x) and jnp.issubdtype(x.dtype, jnp.inexact)
     floating = lambda *arrays: [x for x in arrays if is_float(x)]
-    marks, tree = jax.tree.flatten(masks, is_leaf=is_dense)
-    rows = zip(marks, tree.flatten_up_to(params), tree.flatten_up_to(grads), strict=True)
-    return all_finite([floating(g) if is_dense(m) else floating(w, g) for m, w, g in rows])
+    dense = floating(*dense)
+    groups = [[grad] for grad in layout_of(dense).pack(dense)]
+    pairs = zip(weights, gradients, strict=True)
+    finite = all_finite([*groups, *[floating(*pair) for pair in pairs]])
+    # Stored, for else XLA would count anew for each leaf.
+    return jax.lax.optimization_barrier(finite)
