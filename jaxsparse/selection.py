@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from jaxsparse._counting import one_device
 from jaxsparse._keys import indices, ordered, scramble
-from jaxsparse._layout import Layout
+from jaxsparse._layout import Layout, layout_of
 from jaxsparse._search import Searches, search
 from jaxsparse._tree import is_dense
 
@@ -251,9 +251,14 @@ def tree_top_k_masks(scores: PyTree, k: Any, *, where: PyTree | None = None) -> 
         numbers = structure.flatten_up_to(k)
         each = [_check(numbers[i], jnp.size(leaves[i])) for i in chosen]
         number = jnp.stack([jnp.asarray(n, jnp.int32) for n in each])
-    rows = [(jnp.asarray(leaves[i]),) for i in chosen]
-    among = [candidates[i] for i in chosen]
-    found, _ = masks_by_score(_given, rows, number, among, together=together)
-    for i, mask in zip(chosen, found, strict=True):
+    arrays = [jnp.asarray(leaves[i]) for i in chosen]
+    layout = layout_of(arrays)
+    rows = [(array,) for array in layout.pack(arrays)]
+    among: list[Any] = [None] * len(rows)
+    if where is not None:
+        among = layout.pack([jnp.asarray(candidates[i]) for i in chosen])
+    found, _ = masks_by_score(_given, rows, number, among, layout=layout, together=together)
+    shapes = [array.shape for array in arrays]
+    for i, mask in zip(chosen, layout.unpack(found, shapes), strict=True):
         leaves[i] = mask
     return jax.tree.unflatten(structure, leaves)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 import hypothesis
 import jax
@@ -38,3 +39,13 @@ def data_dir() -> pathlib.Path:
     path = pathlib.Path(value)
     assert path.is_dir(), f"JAXSPARSE_DATA_DIR={value} is not a directory"
     return path
+
+
+@pytest.fixture(scope="module")
+def as_on_one_device() -> Iterator[None]:
+    """Programs as a machine with one device compiles them: eight have every pass written out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "device_count", lambda: 1)
+        jax.clear_caches()
+        yield
+    jax.clear_caches()

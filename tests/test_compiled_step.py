@@ -2,7 +2,6 @@
 
 import itertools
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,21 +11,12 @@ import optax
 import pytest
 
 import jaxsparse
-from jaxsparse import _counting, selection
 
 SIZES = (384, 512, 640)
 WEIGHTS = 384 * 512 + 512 * 640
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device() -> Iterator[None]:
-    """As on a machine with one device: the tests' eight would have every pass written out."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_counting, "one_device", lambda: True)
-        patch.setattr(selection, "one_device", lambda: True)
-        jax.clear_caches()
-        yield
-    jax.clear_caches()
+pytestmark = pytest.mark.usefixtures("as_on_one_device")
 
 
 def compiled(tx: optax.GradientTransformation) -> Any:
@@ -45,12 +35,12 @@ def compiled(tx: optax.GradientTransformation) -> Any:
 
 
 @pytest.fixture(scope="module")
-def bare() -> Any:
+def bare(as_on_one_device: None) -> Any:
     return compiled(optax.adam(1e-3))
 
 
 @pytest.fixture(scope="module")
-def rigl() -> Any:
+def rigl(as_on_one_device: None) -> Any:
     return compiled(jaxsparse.sparsify(optax.adam(1e-3), jaxsparse.rigl(0.9)))
 
 
