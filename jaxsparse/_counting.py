@@ -68,10 +68,10 @@ def tally(
     return [jnp.expand_dims(x, axes) for x in found]
 
 
-def counts(*flags: Array, axis: int | None = None) -> list[Array]:
-    """How many True in each of several bool arrays of one shape, along an axis or in all: int32."""
+def counts(*flags: Array, axis: tuple[int, ...] | None = None) -> list[Array]:
+    """How many True in each of several bool arrays of one shape, along axes or in all: int32."""
     flags = tuple(jnp.atleast_1d(flag) for flag in flags)
-    axes = tuple(range(flags[0].ndim)) if axis is None else (axis,)
+    axes = tuple(range(flags[0].ndim)) if axis is None else axis
     if len(flags) == 1:
         # Two numbers for one, each of use: XLA would cut what is not, and sum as slowly as ever.
         yes, no = tally([flags[0], ~flags[0]], axes)

@@ -131,13 +131,13 @@ def search(
     axes, pick, join = searches
     k = jnp.clip(k, 0, total)
     dtype = jax.eval_shape(keys, operands)[0].dtype
-    zero = jnp.zeros(k.shape, dtype)
+    zero = jnp.zeros_like(k, dtype)
     start = Bracket(
         low=zero,
-        high=jnp.full(k.shape, jnp.iinfo(dtype).max, dtype),
+        high=jnp.full_like(k, jnp.iinfo(dtype).max, dtype),
         above_low=total,
         above_high=jnp.zeros_like(total),
-        tied=jnp.zeros(k.shape, bool),
+        tied=jnp.zeros_like(k, bool),
         value=zero,
     )
 

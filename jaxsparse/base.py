@@ -185,8 +185,8 @@ class Structure(NamedTuple):
       unit: ``shape -> int``, the weights in one unit.
       pool: ``score -> unit scores``, the sum over each unit.
       expand: ``(unit mask, shape) -> mask`` of that shape.
-      axis: Axis of the pooled array along which every group keeps the same number of units;
-        ``None``: the leaf is one group.
+      group_axes: ``ndim -> axes`` of the pooled array along which every group keeps the same
+        number of units; ``None``: the leaf is one group.
       density: Fraction of weights that the structure itself prescribes; ``None``: any.
     """
 
@@ -195,7 +195,7 @@ class Structure(NamedTuple):
     unit: Callable[[tuple[int, ...]], int]
     pool: Callable[[Array], Array]
     expand: Callable[[Bool[Array, "..."], tuple[int, ...]], Bool[Array, "..."]]
-    axis: int | None = None
+    group_axes: Callable[[int], tuple[int, ...]] | None = None
     density: float | None = None
 
 

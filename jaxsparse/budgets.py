@@ -118,7 +118,8 @@ def _plan_leaf(index: int, layer: Layer, count: Any, structure: Structure) -> Le
         )
     weights = jax.ShapeDtypeStruct(layer.shape, jnp.float32)
     pooled = jax.eval_shape(structure.pool, weights).shape
-    units = math.prod(pooled) if structure.axis is None else pooled[structure.axis]
+    axes = range(len(pooled)) if structure.group_axes is None else structure.group_axes(len(pooled))
+    units = math.prod(pooled[axis] for axis in axes)
     groups = math.prod(pooled) // units
     each = structure.unit(layer.shape) * groups
     keep = (count + each // 2) // each

@@ -118,7 +118,7 @@ def drop_grow(
         check_fraction(drop_fraction, "drop_fraction")
     if scope not in ("layer", "global"):
         raise ValueError(f"scope is {scope!r}; it must be 'layer' or 'global'")
-    if scope == "global" and structure.axis is not None:
+    if scope == "global" and structure.group_axes is not None:
         raise ValueError(f"scope 'global' and {structure.name} exclude each other; use 'layer'")
     if isinstance(grown_slots, str) and grown_slots not in ("initial", "keep"):
         raise ValueError(f"grown_slots is {grown_slots!r}; give 'initial', 'keep' or a number")
@@ -131,7 +131,7 @@ def drop_grow(
         units = weights if single else [jax.eval_shape(structure.pool, w) for w in weights]
         layout = layout_of(units)
         shapes = [unit.shape for unit in units]
-        return layout if structure.axis is None else layout._replace(packed=False), shapes
+        return layout if structure.group_axes is None else layout._replace(packed=False), shapes
 
     single = structure == structures.unstructured()
     total = jnp.sum if scope == "global" else jnp.asarray
@@ -141,21 +141,25 @@ def drop_grow(
         return layout, _as_given, [(x,) for x in units]
 
     def select(
-        ranking: Ranking, amounts: Any, among: list[Any], axis: int | None, outside: bool = False
+        ranking: Ranking, amounts: Any, among: list[Any], groups: Any, outside: bool = False
     ) -> tuple[list[Array], Any]:
         """The masks, and how many units each has: like ``amounts``."""
         layout, score, rows = ranking
-        if axis is None:
+        if groups is None:
             options = {"layout": layout, "outside": outside, "together": scope == "global"}
             return masks_by_score(score, rows, amounts, among, **options)
-        among = [~mask for mask in among] if outside else among
-        triples = zip(rows, amounts, among, strict=True)
-        masks = [top_k_mask(score(*r), k, where=where_, axis=axis) for r, k, where_ in triples]
-        return masks, [counts(mask, axis=axis)[0] for mask in masks]
+        masks = []
+        for (units,), k, candidates in zip(rows, amounts, among, strict=True):
+            candidates = ~candidates if outside else candidates
+            masks.append(top_k_mask(units, k, where=candidates, axis=groups(units.ndim)))
+        return masks, in_groups(masks, groups)
+
+    def in_groups(masks: list[Array], groups: Any) -> list[Array]:
+        return [counts(mask, axis=groups(mask.ndim))[0] for mask in masks]
 
     def amounts(budget: list[Any]) -> Any:
         """One number a leaf: in a vector, where they are ranked in one search; or their sum."""
-        return budget if structure.axis is not None else total(_vector(budget))
+        return budget if structure.group_axes is not None else total(_vector(budget))
 
     def init(key: chex.PRNGKey, params: Params) -> Masks:
         leaves, number, tree = leaf_plan(params)
@@ -164,7 +168,7 @@ def drop_grow(
         budget = amounts(targets(leaves, sparsity, final, _BEFORE))
         layout, shapes = layout_for([row[1] for row in rows])
         ranked = rank(scores.random, rows, layout)
-        chosen, _ = select(ranked, budget, [None] * len(ranked[2]), structure.axis)
+        chosen, _ = select(ranked, budget, [None] * len(ranked[2]), structure.group_axes)
         chosen = layout.unpack(chosen, shapes)
         masks: list[Any] = [optax.MaskedNode()] * number
         for leaf, units in zip(leaves, chosen, strict=True):
@@ -175,16 +179,16 @@ def drop_grow(
         ranked: Ranking, kept: list[Array], leaves: list[Leaf], budget: list[Any], step: Any
     ) -> tuple[list[Array], Any]:
         """The weights that stay: the budget less the swap, the best of each leaf."""
-        if structure.axis is not None and callable(sparsity):
-            kept, _ = select(ranked, budget, kept, structure.axis)
+        if structure.group_axes is not None and callable(sparsity):
+            kept, _ = select(ranked, budget, kept, structure.group_axes)
         stay = _vector([leaf.groups * k for leaf, k in zip(leaves, budget, strict=True)])
         if grow is not None:
             stay = stay - jnp.floor(evaluate(drop_fraction, step) * stay).astype(jnp.int32)
-        if structure.axis is None:
+        if structure.group_axes is None:
             return select(ranked, total(stay), kept, None)
         if grow is not None:
             kept, _ = select(ranked, stay, kept, None)
-        return kept, [counts(mask, axis=structure.axis)[0] for mask in kept]
+        return kept, in_groups(kept, structure.group_axes)
 
     def grow_units(
         ranked: Ranking, kept: list[Array], held: Any, old: list[Array], budget: Any
@@ -193,7 +197,7 @@ def drop_grow(
 
         def fill(new: list[Array], held: Any, taken: list[Array]) -> tuple[list[Array], Any]:
             need = jax.tree.map(jnp.subtract, budget, held)
-            added, more = select(ranked, need, taken, structure.axis, outside=True)
+            added, more = select(ranked, need, taken, structure.group_axes, outside=True)
             new = [a | b for a, b in zip(new, added, strict=True)]
             return new, jax.tree.map(jnp.add, held, more)
 
@@ -238,7 +242,8 @@ def drop_grow(
             after = grow_units(ranking(grow, _GROW), after, held, before, amounts(budget))
         if not single:
             after = layout.unpack(after, shapes)
-            after = whole.pack(list(map(structure.expand, after, [x.shape for x in weights])))
+            pairs = zip(after, weights, strict=True)
+            after = whole.pack([like(structure.expand(u, w.shape), w) for u, w in pairs])
         marks = zip(
             jax.tree.leaves(masks, is_leaf=is_dense), tree.flatten_up_to(grads), strict=True
         )

@@ -21,6 +21,7 @@ from jaxsparse._counting import one_device
 from jaxsparse._keys import indices, ordered, scramble
 from jaxsparse._layout import Layout, layout_of
 from jaxsparse._search import Searches, search
+from jaxsparse._sharding import is_split, like
 from jaxsparse._tree import is_dense
 
 # Groups of at most this many members are ranked by comparing all pairs.
@@ -136,30 +137,37 @@ def _of_leaves(layout: Layout, together: bool) -> Searches:
     return Searches(axes, pick, join)
 
 
-@functools.partial(jax.jit, static_argnames="axis")
-def _top_k_along(scores: Array, k: Any, where: Array | None, axis: int) -> Array:
-    """``k`` (one for each group, or one for all) along an axis."""
+@functools.partial(jax.jit, static_argnames="axes")
+def _top_k_along(scores: Array, k: Any, where: Array | None, axes: tuple[int, ...]) -> Array:
+    """``k`` (one for each group, or one for all) along some axes."""
     k = jnp.asarray(k, jnp.int32)
-    k = jnp.expand_dims(k, axis) if k.ndim else k
-    size = scores.shape[axis]
-    if size > _PAIRWISE:
-        groups = tuple(1 if i == axis else n for i, n in enumerate(scores.shape))
-        return search(
-            lambda given: [ordered(*given)],
-            (scores, where),
-            offsets=[jnp.uint32(0)],
-            k=jnp.broadcast_to(k, groups),
-            total=jnp.full(groups, size, jnp.int32),
-            searches=Searches(
-                axes=lambda key: (axis,),
-                pick=lambda values, i: values,
-                join=lambda found: found[0],
-            ),
-        )[0][0]
+    k = jnp.expand_dims(k, axes) if k.ndim else k
+    size = math.prod(scores.shape[axis] for axis in axes)
+    if size <= _PAIRWISE and len(axes) == 1 and not is_split(scores, axes[0]):
+        return _by_pairs(scores, k, where, axes[0])
+    groups = tuple(1 if i in axes else n for i, n in enumerate(scores.shape))
+    # One number a group, placed as the groups are.
+    place = jnp.max(scores, axes, keepdims=True)
+    return search(
+        lambda given: [ordered(*given)],
+        (scores, where),
+        offsets=[jnp.uint32(0)],
+        k=like(jnp.broadcast_to(k, groups), place),
+        total=like(jnp.full(groups, size, jnp.int32), place),
+        searches=Searches(
+            axes=lambda key: axes,
+            pick=lambda values, i: values,
+            join=lambda found: found[0],
+        ),
+    )[0][0]
+
+
+def _by_pairs(scores: Array, k: Array, where: Array | None, axis: int) -> Array:
+    """The same in one pass: those ahead of each member of a group are counted."""
     keys = ordered(scores, where)
     tie = scramble(indices(keys))
-    ahead = jnp.zeros(keys.shape, jnp.int32)
-    for member in range(size):
+    ahead = jnp.zeros_like(keys, jnp.int32)
+    for member in range(scores.shape[axis]):
         other = jax.lax.slice_in_dim(keys, member, member + 1, axis=axis)
         first = jax.lax.slice_in_dim(tie, member, member + 1, axis=axis) > tie
         ahead += (other > keys) | ((other == keys) & first)
@@ -180,7 +188,7 @@ def _check(k: Any, size: int) -> Any:
 
 
 def top_k_mask(
-    scores: Array, k: Any, *, where: Array | None = None, axis: int | None = None
+    scores: Array, k: Any, *, where: Array | None = None, axis: int | tuple[int, ...] | None = None
 ) -> Bool[Array, "..."]:
     """Mark the k largest scores, exactly.
 
@@ -192,9 +200,10 @@ def top_k_mask(
       scores: Float array of any shape (float16, bfloat16, float32, float64), or int32 (the two
         least values tie, and so do the three largest).
       k: How many: a Python int or a traced int32, cut to [0, candidates]. With ``axis``, one
-        number or an array of them shaped like ``scores`` without that axis.
+        number or an array of them shaped like ``scores`` without these axes.
       where: Bool array like ``scores``: the candidates. Default: all.
-      axis: Select along this axis, in each group by itself; ``None``: over the whole array.
+      axis: Select along this axis, or these, in each group by itself; ``None``: over the whole
+        array.
 
     Returns:
       Bool array like ``scores`` with exactly ``min(k, candidates)`` True (in each group).
@@ -211,7 +220,8 @@ def top_k_mask(
     k = _check(k, scores.size)
     if axis is not None and scores.size:
         _check_size(scores.size)
-        return _top_k_along(scores, k, where, axis % scores.ndim)
+        axes = axis if isinstance(axis, tuple) else (axis,)
+        return _top_k_along(scores, k, where, tuple(a % scores.ndim for a in axes))
     return masks_by_score(_given, [(scores,)], jnp.asarray(k)[None], [where])[0][0]
 
 

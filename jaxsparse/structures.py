@@ -1,7 +1,7 @@
 """Granularity: which weights are kept or dropped together, and in which groups.
 
 A structure pools a leaf's scores into units, and expands a mask of units again. Selection along
-``axis`` gives every group the same count (N:M, constant fan-in); without one, the leaf is one
+``group_axes`` gives every group the same count (N:M, constant fan-in); without, the leaf is one
 group. Kernels are flax's: ``(..., in, out)``, the reduction axis second to last.
 """
 
@@ -10,6 +10,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from jaxsparse._sharding import merge, split
 from jaxsparse.base import Structure
 
 
@@ -70,17 +71,13 @@ def n_m(*, keep: int, of: int, axis: int = -2) -> Structure:
                 "leave that leaf out with where=, or give it another structure with partition"
             )
 
-    def split(shape: tuple[int, ...]) -> tuple[int, ...]:
-        place = len(shape) + axis
-        return (*shape[:place], shape[place] // of, of, *shape[place + 1 :])
-
     return Structure(
         name=name,
         check=check,
         unit=lambda shape: 1,
-        pool=lambda score: score.reshape(split(score.shape)),
-        expand=lambda mask, shape: mask.reshape(shape),
-        axis=axis,
+        pool=lambda score: split(score, {score.ndim + axis: of}),
+        expand=lambda mask, shape: merge(mask, shape, (len(shape) + axis,)),
+        group_axes=lambda ndim: (ndim + axis,),
         density=keep / of,
     )
 
@@ -113,14 +110,14 @@ def block(height: int, width: int) -> Structure:
             )
 
     def pool(score: Array) -> Array:
-        *lead, rows, columns = score.shape
-        split = score.reshape(*lead, rows // height, height, columns // width, width)
-        return _wide(split).sum(axis=(-3, -1))
+        blocks = split(score, {score.ndim - 2: height, score.ndim - 1: width})
+        return _wide(blocks).sum(axis=(-3, -1))
 
     def expand(mask: Bool[Array, "..."], shape: tuple[int, ...]) -> Bool[Array, "..."]:
-        *lead, rows, columns = shape
-        split = (*lead, rows // height, height, columns // width, width)
-        return jnp.broadcast_to(mask[..., :, None, :, None], split).reshape(shape)
+        *lead, rows, columns = mask.shape
+        units = mask[..., :, None, :, None]
+        wide = jnp.broadcast_to(units, (*lead, rows, height, columns, width))
+        return merge(wide, shape, (len(shape) - 2, len(shape) - 1))
 
     return Structure(f"block({height}, {width})", check, lambda shape: height * width, pool, expand)
 
@@ -153,11 +150,11 @@ def fan_in() -> Structure:
     """The same number of inputs for every output unit: constant fan-in (Lasby et al., 2024).
 
     Returns:
-      A ``Structure`` whose groups are the columns of the last axis.
+      A ``Structure`` whose groups run over all axes but the last.
 
     Example:
-      >>> fan_in().axis
-      0
+      >>> fan_in().group_axes(4)
+      (0, 1, 2)
     """
 
     def check(path: str, shape: tuple[int, ...]) -> None:
@@ -168,9 +165,9 @@ def fan_in() -> Structure:
         name="fan_in",
         check=check,
         unit=lambda shape: 1,
-        pool=lambda score: score if score.ndim == 2 else score.reshape(-1, score.shape[-1]),
-        expand=lambda mask, shape: mask.reshape(shape),
-        axis=0,
+        pool=lambda score: score,
+        expand=lambda mask, shape: mask,
+        group_axes=lambda ndim: tuple(range(ndim - 1)),
     )
 
 

@@ -28,7 +28,7 @@ def test_counts(flags: np.ndarray, other: np.ndarray) -> None:
     assert [int(n) for n in _counting.counts(jnp.asarray(flags))] == [flags.sum()]
     both = _counting.counts(jnp.asarray(flags), jnp.asarray(other))
     assert [int(n) for n in both] == [flags.sum(), other.sum()]
-    (along,) = _counting.counts(jnp.asarray(flags), axis=1)
+    (along,) = _counting.counts(jnp.asarray(flags), axis=(1,))
     np.testing.assert_array_equal(along, flags.sum(1))
 
 

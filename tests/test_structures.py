@@ -30,9 +30,10 @@ def test_n_m_groups_run_along_the_reduction_axis(shape: tuple[int, ...], seed: i
     structure = n_m(keep=1, of=4)
     scores = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     pooled = structure.pool(jnp.asarray(scores))
-    assert structure.axis is not None
-    assert pooled.shape[structure.axis] == 4
-    best = pooled == pooled.max(axis=structure.axis, keepdims=True)
+    assert structure.group_axes is not None
+    (axis,) = structure.group_axes(pooled.ndim)
+    assert pooled.shape[axis] == 4
+    best = pooled == pooled.max(axis=axis, keepdims=True)
     mask = np.asarray(structure.expand(best, shape))
     assert (groups_of(mask, 4) == 1).all()
     # The one that is kept is the largest of four neighbors along the input axis.
@@ -77,9 +78,10 @@ def test_channels_are_whole_outputs() -> None:
 
 def test_fan_in_groups_are_outputs() -> None:
     structure = fan_in()
-    assert structure.axis == 0
-    assert structure.pool(jnp.zeros(HWIO)).shape == (72, 4)
-    assert structure.pool(jnp.zeros(DENSE)).shape == DENSE
+    assert structure.group_axes is not None
+    assert structure.group_axes(4) == (0, 1, 2)
+    assert structure.group_axes(2) == (0,)
+    assert structure.pool(jnp.zeros(HWIO)).shape == HWIO
 
 
 def test_unstructured_changes_nothing() -> None:
