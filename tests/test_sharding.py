@@ -288,9 +288,7 @@ def test_devices_agree_if_gradients_are_reduced_before_they_are_ranked(
     """Every device has a state of its own here: nothing else could make them equal."""
     tx, mesh = sparse(start=1), mesh_of(kind, 8)
 
-    @functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False
-    )
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     def each(params: Any, state: Any, batch: Any) -> Any:
         params, state = jax.tree.map(lambda leaf: leaf[0], (params, state))
         grads = jax.grad(correlation)(params, batch)
