@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxsparse
 from jaxsparse import structures
@@ -100,20 +101,10 @@ def drop_grow_rows(repeats: int) -> Iterator[Row]:
     step, key = jnp.int32(100), jax.random.key(1)
     ours = jax.jit(lambda m, p, g: method.update(key, m, p, g, step)[0])
     one = jax.jit(baseline.drop_grow)
-    is_dense = lambda leaf: not isinstance(leaf, jax.Array)
-    floats = jax.tree.map(
-        lambda m, p: None if is_dense(m) else m.astype(p.dtype), masks, params, is_leaf=is_dense
-    )
-    rows = [
-        (m, p, g)
-        for m, p, g in zip(
-            jax.tree.leaves(floats, is_leaf=lambda x: x is None),
-            jax.tree.leaves(params),
-            jax.tree.leaves(grads),
-            strict=True,
-        )
-        if m is not None
-    ]
+    is_dense = lambda leaf: isinstance(leaf, optax.MaskedNode)
+    marks = jax.tree.leaves(masks, is_leaf=is_dense)
+    leaves = zip(marks, jax.tree.leaves(params), jax.tree.leaves(grads), strict=True)
+    rows = [(m.astype(p.dtype), p, g) for m, p, g in leaves if not is_dense(m)]
     theirs = lambda: [one(m, p, g, jnp.float32(0.3)) for m, p, g in rows]
     weights = sum(m.size for m, _, _ in rows)
     times = medians([lambda: ours(masks, params, grads), theirs], min(repeats, 3))
@@ -150,5 +141,7 @@ def structure_rows(repeats: int) -> Iterator[Row]:
 
 
 def _mask(structure: jaxsparse.Structure, weight: jax.Array, k: int) -> jax.Array:
-    units = jaxsparse.top_k_mask(structure.pool(jnp.abs(weight)), k, axis=structure.axis)
+    units = structure.pool(jnp.abs(weight))
+    axes = None if structure.group_axes is None else structure.group_axes(units.ndim)
+    units = jaxsparse.top_k_mask(units, k, axis=axes)
     return structure.expand(units, weight.shape)
