@@ -56,7 +56,7 @@ def between_rows(repeats: int) -> Iterator[Row]:
         txs = [_rigl(start=10**6), _adam(), baseline.multiplied(_adam(), 10**6, 0.3)]
         runs = [_Run(problem, tx) for tx in txs]
         chunk = problem.chunk
-        times = medians([lambda r=run, n=chunk: r.go(n) for run in runs], 2 * repeats + 1)
+        times = medians([lambda r=run, n=chunk: r.go(n) for run in runs], 4 * repeats + 1)
         ours, bare, usual = [t / chunk for t in times]
         what = f"step between RigL updates, {problem.name}"
         yield costs(what, (ours, bare), f"at most {_BETWEEN[problem.name]:.2f}", "bare adam")
@@ -77,8 +77,11 @@ def averaged_rows(repeats: int) -> Iterator[Row]:
         runs = [_Run(problem, tx) for tx in (_rigl(), _adam())]
         for run in runs:
             run.go(_EVERY // 2)
-        # Every hundred holds one update of the first run.
-        hundreds = [[seconds(lambda r=run: r.go(_EVERY)) for run in runs] for _ in range(10)]
+        # Every hundred holds one update of the first run; in turns, for the machine changes.
+        hundreds = []
+        for _ in range(10):
+            times = [[seconds(lambda r=r: r.go(_EVERY // 10)) for r in runs] for _ in range(10)]
+            hundreds.append([sum(own) for own in zip(*times, strict=True)])
         ours, bare = [statistics.median(own) / _EVERY for own in zip(*hundreds, strict=True)]
         what = f"step on average over 1,000, {problem.name}"
         bound = f"at most {_AVERAGED[problem.name]:.2f}"
@@ -152,27 +155,37 @@ def seed_rows(repeats: int) -> Iterator[Row]:
       repeats: Runs of each.
 
     Yields:
-      One row.
+      A row for RigL, and one for the bare optimizer: what vmapping costs by itself.
     """
     (problem, *_), seeds, steps = small_problems(), 8, 50
     update = jaxsparse.every(25, start=25, stop=10**6)
-    make = lambda seed: jaxsparse.sparsify(_adam(), jaxsparse.rigl(0.9, update=update), seed=seed)
+    rigl = lambda seed: jaxsparse.sparsify(_adam(), jaxsparse.rigl(0.9, update=update), seed=seed)
+    what = "8 seeds in one program, LeNet-300-100"
+    times = _seeds(problem, rigl, seeds, steps, repeats)
+    yield costs(what, times, "at most 1", "8 runs in turn")
+    times = _seeds(problem, lambda seed: _adam(), seeds, steps, repeats)
+    yield costs(f"{what}, bare adam", times, "", "8 runs in turn, bare adam")
+
+
+def _seeds(problem: Problem, make: Any, seeds: int, steps: int, repeats: int) -> list[float]:
     variables = problem.variables()
     init = lambda seed: (variables, make(seed).init(variables["params"]))
     one = training_step(problem, make(0))
-    x, labels = problem.x, problem.labels
-
-    many_axes = (0, jaxsparse.vmap_axes(jax.eval_shape(init, 0)[1]))
-    together = jax.jit(jax.vmap(one, in_axes=(*many_axes, None, None), out_axes=many_axes))
-    alone = jax.jit(one)
-    states = jax.vmap(init, out_axes=many_axes)(jnp.arange(seeds))
-    single = [init(seed) for seed in range(seeds)]
+    axes = (0, jaxsparse.vmap_axes(jax.eval_shape(init, 0)[1]))
+    many = jax.vmap(one, in_axes=(*axes, None, None), out_axes=axes)
+    together, alone = (jax.jit(f, donate_argnums=(0, 1)) for f in (many, one))
+    own = lambda tree: jax.tree.map(jnp.copy, tree)
+    carries = [own(jax.vmap(init, out_axes=axes)(jnp.arange(seeds)))]
+    single = [own(init(seed)) for seed in range(seeds)]
 
     def run(step: Any, carry: Any) -> Any:
         for _ in range(steps):
-            carry = step(*carry, x, labels)
+            carry = step(*carry, problem.x, problem.labels)
         return carry
 
-    runs = [lambda: run(together, states), lambda: [run(alone, own) for own in single]]
-    times = medians(runs, min(repeats, 3))
-    yield costs("8 seeds in one program, LeNet-300-100", times, "at most 1", "8 runs in turn")
+    def all_of(step: Any, states: list[Any]) -> list[Any]:
+        states[:] = [run(step, state) for state in states]
+        return states
+
+    runs = [lambda: all_of(together, carries), lambda: all_of(alone, single)]
+    return medians(runs, repeats)

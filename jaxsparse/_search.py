@@ -143,8 +143,8 @@ def search(
 
     if jax.sharding.get_abstract_mesh().manual_axes:
         # In shard_map the start of a loop has to vary among the devices as what it reads does.
-        nothing = sum(jnp.max(key, initial=0) & 0 for key in keys(operands))
-        start = jax.tree.map(lambda x: x | (nothing != 0).astype(x.dtype), start)
+        nothing = jnp.stack([jnp.max(key, initial=0) & 0 for key in keys(operands)]).sum() > 0
+        start = jax.tree.map(lambda x: x | nothing.astype(x.dtype), start)
 
     def a_pass(bracket: Bracket) -> Bracket:
         # What does not depend on the pass, XLA would compute before the loop, and store.

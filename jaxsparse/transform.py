@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from jaxsparse._held import held_update
 from jaxsparse._tree import is_dense, map_masks
-from jaxsparse.base import MaskAlgorithm, Masks, Memory, Params, UpdateInfo, never
+from jaxsparse.base import MaskAlgorithm, Masks, Memory, Params, Regrowth, UpdateInfo, never
 from jaxsparse.engine import report
 from jaxsparse.masks import dense_masks, sparsity_states
 from jaxsparse.slots import reset_slots, warn_of_slots
@@ -101,41 +101,48 @@ def sparsify(
         memory = algorithm.remember(state.memory, before, params, grads, step)
         due, moves = algorithm.due, bool(algorithm.due and jax.tree.leaves(before))
         key = lambda: _step_key(state.seed, step)
+        # Every update pauses training, or some step trains what has just grown.
+        pauses = moves and algorithm.pauses is not never
+        mixed = moves and algorithm.pauses is not due
+
+        def regrown() -> Regrowth | None:
+            return algorithm.regrow(key(), before, params, grads) if algorithm.regrow else None
+
+        def fresh(inner_state: Any, old: Masks, new: Masks) -> Any:
+            regrowth, grown = regrown(), map_masks(_grown, new, old)
+            added = map_masks(_where_grown, grown, regrowth.slots) if regrowth else _zeros(masks)
+            kept = map_masks(jnp.logical_not, grown)
+            return reset_slots(inner, inner_state, params, kept, added)
+
+        def move(old: Masks, info: UpdateInfo, inner_state: Any) -> tuple[Any, ...]:
+            new, latest = algorithm.update(key(), old, params, grads, step, memory)
+            inner_state = inner_state if mixed else fresh(inner_state, old, new)
+            return new, _accumulate(info, latest), inner_state
+
         masks, info = before, state.info
         if due and moves:
             # First the topology, by the weights and gradients as they come; then what is left and
             # was there before is trained, and what has grown starts at zero.
-            move = lambda masks, info: _accumulate(
-                info, *algorithm.update(key(), masks, params, grads, step, memory)
-            )
-            masks, info = _if_due(due(step), move, (before, info))
-        # Where every update pauses training, nothing else asks which weights were there before.
-        pauses = moves and algorithm.pauses is not never
-        mixed = moves and algorithm.pauses is not due
+            masks, info, inner_state = _if_due(due(step), move, (before, info, inner_state))
+        updated = info.updates > state.info.updates
+        # (Where every update pauses, nothing asks which weights were there before.)
         trained = map_masks(jnp.logical_and, masks, before) if mixed else masks
         kept_grads = map_masks(_masked, trained, grads, dense=lambda grad: grad)
         train = lambda inner_state: inner.update(kept_grads, inner_state, params, **extra)
-        grown = map_masks(lambda new, old: new & ~old, masks, before)
-        regrowth = None
-        if moves and algorithm.regrow is not None:
-            regrowth = algorithm.regrow(key(), before, params, grads)
-        added = map_masks(_where_grown, grown, regrowth.slots) if regrowth else _zeros(masks)
-        if moves and not mixed:
-            # Grown weights are absent ones, and slots that go in come out of a pause unchanged.
-            inner_state = reset_slots(inner, inner_state, params, before, added)
         if pauses:
-            paused = algorithm.pauses(step) & (info.updates > state.info.updates)
-            updates, inner_state = held_update(train, inner_state, paused)
+            updates, inner_state = held_update(train, inner_state, algorithm.pauses(step) & updated)
         else:
             updates, inner_state = train(inner_state)
         if mixed:
-            kept = map_masks(jnp.logical_not, grown)
-            inner_state = reset_slots(inner, inner_state, params, kept, added)
+            again = lambda inner_state: (fresh(inner_state, before, masks),)
+            (inner_state,) = _if_due(updated, again, (inner_state,))
         updates = map_masks(_exact, trained, updates, params, dense=lambda u, p: u)
-        if regrowth:
-            updates = map_masks(
-                _started, grown, updates, params, regrowth.values, dense=lambda u, p, v: u
+        if moves and algorithm.regrow:
+            grown, values = (
+                map_masks(_grown, masks, before),
+                algorithm.regrow(key(), before, params, grads).values,
             )
+            updates = map_masks(_started, grown, updates, params, values, dense=lambda u, p, v: u)
         return updates, SparsityState(
             jnp.asarray(optax.safe_increment(step)), state.seed, masks, memory, info, inner_state
         )
@@ -146,8 +153,9 @@ def sparsify(
 def vmap_axes(state: Any, axis: int | None = 0) -> Any:
     """Axes for ``jax.vmap`` over seeds: everything on ``axis``, but the sparse step shared.
 
-    A step with a seed axis would turn the update's ``cond`` into a ``select``, and drop/grow
-    would run at every step. With these as ``in_axes`` and ``out_axes`` it runs only when due.
+    With these as ``in_axes`` and ``out_axes`` drop/grow is one loop of the program, run only when
+    due and in place. A step with a seed axis runs it where any seed is due, and selects the masks
+    of each at every step.
 
     Args:
       state: An optimizer state or train state with one or several ``SparsityState`` inside, for
@@ -190,12 +198,16 @@ def _zeros(masks: Masks) -> Any:
     return map_masks(lambda mask: 0.0, masks)
 
 
-def _accumulate(before: UpdateInfo, masks: Masks, info: UpdateInfo) -> tuple[Masks, UpdateInfo]:
+def _accumulate(before: UpdateInfo, info: UpdateInfo) -> UpdateInfo:
     """The carried report: counts add up, the rest is the latest update that took place."""
     latest = jax.tree.map(lambda new, old: jnp.where(info.updates > 0, new, old), info, before)
-    return masks, latest._replace(
+    return latest._replace(
         updates=before.updates + info.updates, skipped=before.skipped + info.skipped
     )
+
+
+def _grown(new: Array, old: Array) -> Array:
+    return new & ~old
 
 
 def _masked(mask: Array, grad: Array) -> Array:

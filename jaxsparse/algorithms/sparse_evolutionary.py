@@ -25,7 +25,7 @@ def sparse_evolutionary(
     constant            constant fraction  magnitude  random
     ==================  =================  =========  ======
 
-    The update step also trains: weights first, then the masks.
+    The update step also trains: the masks first, then the weights that stay.
 
     Args:
       sparsity: Fraction of zeros over the sparse leaves, in [0, 1).
