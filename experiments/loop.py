@@ -128,7 +128,7 @@ def build_program(
         """Operations of a forward pass with these kept counts, as a fraction of dense."""
         sizes = {layer.path: layer.size for layer in layers}
         sparse = [
-            (share[path], kept / sizes[path]) for path, kept in zip(paths, info.kept, strict=True)
+            (share[path], kept / sizes[path]) for path, kept in zip(paths, info.kept, strict=False)
         ]
         return jnp.float32(1) - sum(part * (1 - ratio) for part, ratio in sparse)
 

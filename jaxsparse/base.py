@@ -61,8 +61,9 @@ class UpdateInfo(NamedTuple):
     """What drop/grow did. An algorithm reports one update; ``sparsify`` carries the latest one.
 
     Attributes:
-      kept: int32, the weights kept in each sparse leaf, in the order of ``sparse_paths(masks)``.
-        (Not a pytree like the masks: boxed parameters would put a scalar into a matrix's box.)
+      kept: int32, the weights kept in each sparse leaf, in the order of ``sparse_paths(masks)``;
+        a single 0 if there is none (orbax saves no empty arrays). (Not a pytree like the masks:
+        boxed parameters would put a scalar into a matrix's box.)
       dropped: int32 scalar, weights that the latest update removed, over all leaves.
       grown: int32 scalar, weights that the latest update added, over all leaves.
       updates: int32 scalar, drop/grow updates done (1 or 0 in one report, the sum when carried).

@@ -107,8 +107,9 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
         marks = zip(owner, structure.flatten_up_to(masks), strict=True)
         of = np.array([i for i, mark in marks if not is_dense(mark)], int)
         order = np.argsort(np.argsort(of, kind="stable"))
+        kept = [info.kept[: int(np.sum(of == i))] for i, info in enumerate(infos)]
         return merge(params, [new for new, _ in results]), UpdateInfo(
-            kept=jnp.concatenate([info.kept for info in infos])[order],
+            kept=jnp.concatenate(kept)[order] if len(of) else infos[0].kept,
             dropped=total([info.dropped for info in infos]),
             grown=total([info.grown for info in infos]),
             updates=jnp.minimum(total([info.updates for info in infos]), 1),

@@ -316,7 +316,7 @@ def _info(layout: Layout, olds: list[Array], news: list[Array], finite: Array) -
     gone, come = [old & ~new for old, new in pairs], [new & ~old for old, new in pairs]
     kept, dropped, grown = layout.counts(news, gone, come)
     return UpdateInfo(
-        kept=kept,
+        kept=kept if olds else jnp.zeros(1, jnp.int32),
         dropped=jnp.sum(dropped),
         grown=jnp.sum(grown),
         updates=finite.astype(jnp.int32),
