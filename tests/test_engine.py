@@ -296,10 +296,8 @@ def test_slots_of_grown_weights(grown_slots: Any, of_adagrad: float, of_adam: fl
     slots = [new.inner_state[0].sum_of_squares]
     _, new, _ = step_once(optax.adam(0.1), method, slots=7.0)
     slots += [new.inner_state[0].mu, new.inner_state[0].nu]
-    values, initial = (of_adagrad, of_adam, of_adam), (0.1, 0.0, 0.0)
-    for slot, value, first in zip(slots, values, initial, strict=True):
-        # Every absent weight has the initial value, not only those that have just grown.
-        want = np.where(OLD, 7.0, value if grown_slots == "keep" else first)
+    for slot, value in zip(slots, (of_adagrad, of_adam, of_adam), strict=True):
+        want = np.full(OLD.shape, 7.0)
         want[GROWN] = value
         np.testing.assert_allclose(slot["w"], want, rtol=1e-6)
         np.testing.assert_array_equal(slot["bias"], [7.0, 7.0])
