@@ -44,6 +44,42 @@ class Score(Protocol):
         ...
 
 
+class Rows(NamedTuple):
+    """What an update knows of each sparse leaf, after the drop.
+
+    Attributes:
+      weights: One array a leaf.
+      grads: Dense gradients.
+      masks: What is left of the masks, in units.
+      memory: Each leaf's part of the memory; ``None`` where there is none.
+      sizes: Units of each leaf (of each of its groups).
+    """
+
+    weights: list[Array]
+    grads: list[Array]
+    masks: list[Array]
+    memory: list[Any]
+    sizes: list[int]
+
+
+Allocate: TypeAlias = Callable[[Any, Any, Rows], Any]
+"""``(budgets, held, rows) -> budgets``: int32 vectors, a number a leaf. ``held`` are left after the
+drop. With groups (``fan_in``): lists with an array of numbers a leaf, one a group; a group
+that holds more than its new budget is cut to it."""
+
+
+@runtime_checkable
+class Forward(Protocol):
+    """A memory that says what the loss is evaluated at: that of every method with dense weights.
+
+    (A ``NamedTuple`` with this method: the state is data, and its type says what it means.)
+    """
+
+    def forward(self, key: chex.PRNGKey, params: Params, masks: Masks, training: bool) -> Params:
+        """Weights of the forward pass; ``key`` is that of the step, and read only in training."""
+        ...
+
+
 @runtime_checkable
 class Distribution(Protocol):
     """Share a sparsity out over layers: ``(params, sparsity, *, where) -> kept counts``.
@@ -107,6 +143,22 @@ def never(step: Any) -> Any:
     return jnp.zeros(jnp.shape(step), bool)
 
 
+def always(step: Any) -> Any:
+    """A condition that always holds.
+
+    Args:
+      step: int32 step, an array of steps, or a Python int.
+
+    Returns:
+      True, shaped like ``step``.
+
+    Example:
+      >>> bool(always(100))
+      True
+    """
+    return jnp.ones(jnp.shape(step), bool)
+
+
 def remember_nothing(
     memory: Memory, masks: Masks, params: Params, grads: Params, step: Any
 ) -> Memory:
@@ -159,22 +211,32 @@ class MaskAlgorithm(NamedTuple):
         grow now, whatever ``due`` says. Masks stay as they are where a number is not finite.
       due: ``step -> bool``: at which steps the masks change. ``None``: at none, ever.
       pauses: ``step -> bool``: at which of these the inner optimizer stands still.
-      regrow: ``(key, masks, params, grads) -> Regrowth``; ``None``: zeros and initial slots.
+      regrow: ``(key, masks, params, grads, memory=()) -> Regrowth``; ``None``: zeros and initial
+        slots.
       start: ``(masks, params) -> memory``.
       remember: ``(memory, masks, params, grads, step) -> memory``, called at every step, before
         ``update``.
       dense_gradients: ``step -> bool``: at which steps gradients of absent weights are read: the
         quantity that training FLOPs depend on.
+      backward: ``(key, masks, params, grads, step, memory) -> (grads, memory)``: what the inner
+        optimizer gets, and what trains the memory; ``None``: the gradients as they are.
+      dense_weights: Do the weights stay dense, behind a sparse forward pass? Then ``start``
+        makes a ``Forward``, the masks move after training, by the weights that come out, and
+        ``forward_params`` has the zeros.
+      learned: Do the counts follow from what is trained, and not from a budget?
     """
 
     init: Callable[[chex.PRNGKey, Params], Masks]
     update: Callable[..., tuple[Masks, UpdateInfo]]
     due: Schedule | None = None
     pauses: Schedule = never
-    regrow: Callable[[chex.PRNGKey, Masks, Params, Params], Regrowth] | None = None
+    regrow: Callable[..., Regrowth] | None = None
     start: Callable[[Masks, Params], Memory] = start_nothing
     remember: Callable[[Memory, Masks, Params, Params, Any], Memory] = remember_nothing
     dense_gradients: Schedule = never
+    backward: Callable[..., tuple[Params, Memory]] | None = None
+    dense_weights: bool = False
+    learned: bool = False
 
 
 class Structure(NamedTuple):

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxsparse._report import report
 from jaxsparse._tree import flatten_with_paths, is_dense, map_masks, match_globs
 from jaxsparse.base import MaskAlgorithm, Masks, Memory, Params, Regrowth, UpdateInfo, never
-from jaxsparse.engine import report
 from jaxsparse.schedules import any_of
 
 
@@ -31,7 +31,8 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
       A ``MaskAlgorithm``. Its memory is a tuple, one entry an algorithm.
 
     Raises:
-      ValueError: in ``init``, if a glob matches nothing.
+      ValueError: in ``init``, if a glob matches nothing, or if a method with dense weights shares
+        the tree with another one that prunes.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxsparse
@@ -43,6 +44,7 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
     """
     globs = list(algorithms)
     parts = [*algorithms.values(), default]
+    dense_weights = any(part.dense_weights for part in parts)
 
     def owners(params: Params) -> tuple[list[int], Any]:
         leaves, structure = flatten_with_paths(params)
@@ -79,6 +81,13 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
         for _, part, (own,) in each(params):
             empty = not jax.tree.leaves(own)
             masks.append(own if empty else part.init(key, own))
+        pruning = sum(bool(jax.tree.leaves(own)) for own in masks)
+        if pruning > 1 and dense_weights:
+            raise ValueError(
+                f"partition has {pruning} parts that prune, and one trains dense weights behind a "
+                "sparse forward pass; pair that one with dense() only, or give each its own "
+                "sparsify under optax.partition"
+            )
         return merge(params, masks)
 
     def update(
@@ -116,12 +125,17 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
             skipped=jnp.minimum(total([info.skipped for info in infos]), 1),
         )
 
-    def regrow(key: chex.PRNGKey, masks: Masks, params: Params, grads: Params) -> Regrowth:
+    def regrow(
+        key: chex.PRNGKey, masks: Masks, params: Params, grads: Params, memory: Memory = ()
+    ) -> Regrowth:
         found = []
-        for _, part, (own, own_masks, own_grads) in each(params, masks, grads):
+        for i, part, (own, own_masks, own_grads) in each(params, masks, grads):
             zeros = map_masks(lambda mask: 0.0, own_masks)
-            plain = Regrowth(zeros, zeros)
-            found.append(part.regrow(key, own_masks, own, own_grads) if part.regrow else plain)
+            memo = memory[i] if memory else ()
+            there = part.regrow
+            found.append(
+                there(key, own_masks, own, own_grads, memo) if there else Regrowth(zeros, zeros)
+            )
         return Regrowth(
             merge(params, [f.values for f in found]), merge(params, [f.slots for f in found])
         )
@@ -132,6 +146,18 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
     def remember(memory: Memory, masks: Masks, params: Params, grads: Params, step: Any) -> Memory:
         rows = each(params, masks, grads)
         return tuple(part.remember(memory[i], m, p, g, step) for i, part, (p, m, g) in rows)
+
+    def backward(
+        key: chex.PRNGKey, masks: Masks, params: Params, grads: Params, step: Any, memory: Memory
+    ) -> tuple[Params, Memory]:
+        found = []
+        for i, part, (own, own_masks, own_grads) in each(params, masks, grads):
+            backward = part.backward if jax.tree.leaves(own_masks) else None
+            same = (own_grads, memory[i])
+            found.append(
+                backward(key, own_masks, own, own_grads, step, memory[i]) if backward else same
+            )
+        return merge(params, [new for new, _ in found]), tuple(memo for _, memo in found)
 
     pausing = [part.pauses for part in parts if part.pauses is not never]
     moving = [part.due for part in parts if part.due is not None]
@@ -144,4 +170,7 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
         start=start,
         remember=remember,
         dense_gradients=any_of(*[part.dense_gradients for part in parts]),
+        backward=backward if any(part.backward for part in parts) else None,
+        dense_weights=dense_weights,
+        learned=any(part.learned for part in parts),
     )

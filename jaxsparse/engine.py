@@ -7,20 +7,23 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from jaxsparse import scores, structures
-from jaxsparse._counting import all_finite, counts
+from jaxsparse._counting import counts
 from jaxsparse._layout import Layout, layout_of
+from jaxsparse._report import finite_numbers, info_of
 from jaxsparse._sharding import like
 from jaxsparse._tree import is_dense, map_masks
 from jaxsparse.base import (
+    Allocate,
     Distribution,
     MaskAlgorithm,
     Masks,
     Memory,
     Params,
     Regrowth,
+    Rows,
     ScalarOrSchedule,
     Schedule,
     Scope,
@@ -54,8 +57,11 @@ def drop_grow(
     distribution: Distribution = erk,
     update: Schedule | None = None,
     drop_fraction: ScalarOrSchedule = 0.0,
-    drop: Score = scores.magnitude,
+    drop: Score | None = scores.magnitude,
     grow: Score | None = None,
+    stays: Score | None = None,
+    allocate: Allocate | None = None,
+    measure: Callable[[Params, Masks, Memory], PyTree] | None = None,
     structure: Structure | None = None,
     scope: Scope = "layer",
     where: Where = default_where,
@@ -66,6 +72,8 @@ def drop_grow(
     start: Callable[[Masks, Params], Memory] = start_nothing,
     remember: Callable[[Memory, Masks, Params, Params, Any], Memory] = remember_nothing,
     dense_gradients: Schedule = never,
+    backward: Callable[..., tuple[Params, Memory]] | None = None,
+    dense_weights: bool = False,
 ) -> MaskAlgorithm:
     """Build an algorithm from its choices: every method in ``jaxsparse.algorithms`` is one call.
 
@@ -82,8 +90,14 @@ def drop_grow(
       update: ``step -> bool``, when to drop and grow; ``None``: never.
       drop_fraction: Fraction of the kept weights swapped by an update, in [0, 1]; a float or
         ``step -> float``.
-      drop: Score by which kept weights stay.
-      grow: Score by which absent weights come; ``None``: nothing grows.
+      drop: Score by which kept weights stay; ``None``: none does, and all are chosen by ``grow``.
+      grow: Score by which absent weights come; ``None``: nothing grows. Its ``mask`` is what is
+        left after the drop.
+      stays: ``(key, weight, grad, mask, memory) -> bool``: a rule that says which kept weights
+        stay, in place of a count; what it drops is grown again.
+      allocate: Moves budgets between leaves after the drop; see ``base.Allocate``.
+      measure: ``(params, masks, memory) -> pytree like the masks``, at updates only: what scores
+        get in place of the memory (curvature, activations, a part of the memory).
       structure: What is kept or dropped together; default ``unstructured()``.
       scope: ``"layer"``: every leaf has its own budget; ``"global"``: leaves compete for the sum.
       where: ``(path, leaf) -> bool``: which leaves may be sparse.
@@ -96,6 +110,8 @@ def drop_grow(
       start: ``(masks, params) -> memory``.
       remember: ``(memory, masks, params, grads, step) -> memory``, at every step.
       dense_gradients: ``step -> bool``, for accounting: when gradients of absent weights are read.
+      backward: See ``MaskAlgorithm``.
+      dense_weights: See ``MaskAlgorithm``.
 
     Returns:
       A ``MaskAlgorithm``.
@@ -120,6 +136,10 @@ def drop_grow(
         raise ValueError(f"scope is {scope!r}; it must be 'layer' or 'global'")
     if scope == "global" and structure.group_axes is not None:
         raise ValueError(f"scope 'global' and {structure.name} exclude each other; use 'layer'")
+    if drop is None and (grow is None or stays is not None):
+        raise ValueError("drop is None: all weights are chosen by grow; give grow, and no stays")
+    if allocate is not None and (callable(sparsity) or scope == "global" or grow is None):
+        raise ValueError("allocate moves fixed budgets of layers: give a number, 'layer' and grow")
     if isinstance(grown_slots, str) and grown_slots not in ("initial", "keep"):
         raise ValueError(f"grown_slots is {grown_slots!r}; give 'initial', 'keep' or a number")
 
@@ -157,6 +177,12 @@ def drop_grow(
     def in_groups(masks: list[Array], groups: Any) -> list[Array]:
         return [counts(mask, axis=groups(mask.ndim))[0] for mask in masks]
 
+    def count(kept: list[Array], layout: Layout) -> Any:
+        """Units kept, in the form of ``amounts``."""
+        if structure.group_axes is not None:
+            return in_groups(kept, structure.group_axes)
+        return total(layout.counts(kept)[0])
+
     def amounts(budget: list[Any]) -> Any:
         """One number a leaf: in a vector, where they are ranked in one search; or their sum."""
         return budget if structure.group_axes is not None else total(_vector(budget))
@@ -190,6 +216,14 @@ def drop_grow(
             kept, _ = select(ranked, stay, kept, None)
         return kept, in_groups(kept, structure.group_axes)
 
+    def keep_by_rule(
+        rule: Score, rows: list[tuple[Any, ...]], kept: list[Array], layout: Layout
+    ) -> tuple[list[Array], Any]:
+        """Those that stay by a rule; a unit does with any of its weights."""
+        staying = layout.pack([structure.pool(rule(*row)) > 0 for row in rows])
+        kept = [a & b for a, b in zip(kept, staying, strict=True)]
+        return kept, count(kept, layout)
+
     def grow_units(
         ranked: Ranking, kept: list[Array], held: Any, old: list[Array], budget: Any
     ) -> list[Array]:
@@ -218,52 +252,83 @@ def drop_grow(
         tree = jax.tree.structure(masks, is_leaf=is_dense)
         take = lambda xs: [tree.flatten_up_to(xs)[leaf.index] for leaf in leaves]
         weights, gradients, old = take(params), take(grads), take(masks)
-        memories = take(memory) if jax.tree.leaves(memory) else [None] * len(leaves)
+        seen = memory if measure is None else measure(params, masks, memory)
+        memories = take(seen) if jax.tree.leaves(seen) else [None] * len(leaves)
 
         layout, shapes = layout_for(weights)
         whole = layout_of(weights)
         packed = [whole.pack(arrays) for arrays in (weights, gradients, old)]
         # Memory may have any shape: it is not packed.
-        alike = single and not (layout.packed and jax.tree.leaves(memory))
+        alike = single and not (layout.packed and jax.tree.leaves(seen))
 
-        def ranking(score: Score, part: int) -> Ranking:
+        def rows_of(part: int, present: list[Array]) -> list[tuple[Any, ...]]:
+            keys = [jax.random.fold_in(_leaf_key(key, leaf), part) for leaf in leaves]
+            return list(zip(keys, weights, gradients, present, memories, strict=True))
+
+        def ranking(score: Score, part: int, units: list[Array]) -> Ranking:
             if alike and scores.is_elementwise(score):
                 # It has no use for a key, and every key is a loop to compile.
-                rows = [(None, *row) for row in zip(*packed, memories, strict=False)]
-                return layout, score, rows
-            keys = [jax.random.fold_in(_leaf_key(key, leaf), part) for leaf in leaves]
-            rows = list(zip(keys, weights, gradients, old, memories, strict=True))
-            return rank(score, rows, layout)
+                none = [None] * len(units)
+                columns = (*packed[:2], units, none if layout.packed else memories)
+                return layout, score, [(None, *row) for row in zip(*columns, strict=True)]
+            return rank(score, rows_of(part, in_weights(units)), layout)
+
+        def in_weights(units: list[Array]) -> list[Array]:
+            if single:
+                return whole.unpack(units, [x.shape for x in weights])
+            pairs = zip(layout.unpack(units, shapes), weights, strict=True)
+            return [like(structure.expand(unit, w.shape), w) for unit, w in pairs]
 
         before = packed[2] if single else layout.pack([structure.pool(mask) > 0 for mask in old])
         budget = targets(leaves, sparsity, final, step)
-        after, held = drop_units(ranking(drop, _DROP), before, leaves, budget, step)
+        if allocate is not None and structure.group_axes is None:
+            budget = list(layout.counts(before)[0])
+        if stays is not None:
+            after, held = keep_by_rule(stays, rows_of(_DROP, old), before, layout)
+        elif drop is None:
+            after = [jnp.zeros_like(mask) for mask in before]
+            held = jax.tree.map(jnp.zeros_like, count(after, layout))
+        else:
+            ranked = ranking(drop, _DROP, before)
+            after, held = drop_units(ranked, before, leaves, budget, step)
+        budgets = amounts(budget)
+        if allocate is not None:
+            left = layout.unpack(after, shapes)
+            sizes = [leaf.units for leaf in leaves]
+            budgets = allocate(budgets, held, Rows(weights, gradients, left, memories, sizes))
+            if structure.group_axes is not None and drop is not None:
+                after, held = select(
+                    ranking(drop, _DROP, after), budgets, after, structure.group_axes
+                )
         if grow is not None:
-            after = grow_units(ranking(grow, _GROW), after, held, before, amounts(budget))
+            after = grow_units(ranking(grow, _GROW, after), after, held, before, budgets)
         if not single:
-            after = layout.unpack(after, shapes)
-            pairs = zip(after, weights, strict=True)
-            after = whole.pack([like(structure.expand(u, w.shape), w) for u, w in pairs])
+            after = whole.pack(in_weights(after))
         marks = zip(
             jax.tree.leaves(masks, is_leaf=is_dense), tree.flatten_up_to(grads), strict=True
         )
-        finite = _finite([grad for mark, grad in marks if is_dense(mark)], *packed[:2])
+        finite = finite_numbers([grad for mark, grad in marks if is_dense(mark)], *packed[:2])
         after = [jnp.where(finite, new, mask) for new, mask in zip(after, packed[2], strict=True)]
         new: list[Any] = [optax.MaskedNode()] * number
         chosen = whole.unpack(after, [x.shape for x in weights])
         for leaf, mask, weight in zip(leaves, chosen, weights, strict=True):
             new[leaf.index] = like(mask, weight)
-        return jax.tree.unflatten(tree, new), _info(whole, packed[2], after, finite)
+        return jax.tree.unflatten(tree, new), info_of(whole, packed[2], after, finite)
 
-    def regrow(key: chex.PRNGKey, masks: Masks, params: Params, grads: Params) -> Regrowth:
+    def regrow(
+        key: chex.PRNGKey, masks: Masks, params: Params, grads: Params, memory: Memory = ()
+    ) -> Regrowth:
         places = jax.tree.structure(masks, is_leaf=is_dense)
         indices = jax.tree.unflatten(places, range(places.num_leaves))
 
-        def value(mask: Array, index: int, weight: Array, grad: Array) -> Any:
+        seen = memory if measure is None else measure(params, masks, memory)
+        seen = seen if jax.tree.leaves(seen) else map_masks(lambda mask: None, masks)
+
+        def value(mask: Array, index: int, weight: Array, grad: Array, memory: Any) -> Any:
             if grown_values is None:
                 return 0.0
             leaf_key = jax.random.fold_in(jax.random.fold_in(key, index), _VALUES)
-            return grown_values(leaf_key, weight, grad, mask, None)
+            return grown_values(leaf_key, weight, grad, mask, memory)
 
         def slot(mask: Array, grad: Array) -> Any:
             del mask
@@ -272,7 +337,7 @@ def drop_grow(
             return grown_slots * grad
 
         return Regrowth(
-            values=map_masks(value, masks, indices, params, grads),
+            values=map_masks(value, masks, indices, params, grads, seen),
             slots=map_masks(slot, masks, grads),
         )
 
@@ -286,41 +351,8 @@ def drop_grow(
         start=start,
         remember=remember,
         dense_gradients=dense_gradients,
-    )
-
-
-def report(before: Masks, after: Masks, finite: Any = True) -> UpdateInfo:
-    """What one update did to the masks.
-
-    Args:
-      before: Masks before it.
-      after: Masks after it.
-      finite: bool scalar: were all numbers finite? If not, the update was skipped.
-
-    Returns:
-      ``UpdateInfo`` with ``updates`` and ``skipped`` 0 or 1.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> info = report({"a": jnp.array([True, False])}, {"a": jnp.array([False, True])})
-      >>> int(info.dropped), int(info.grown), int(info.kept[0])
-      (1, 1, 1)
-    """
-    olds, news = jax.tree.leaves(before), jax.tree.leaves(after)
-    layout = layout_of(news)
-    return _info(layout, layout.pack(olds), layout.pack(news), jnp.asarray(finite))
-
-
-def _info(layout: Layout, olds: list[Array], news: list[Array], finite: Array) -> UpdateInfo:
-    pairs = list(zip(olds, news, strict=True))
-    gone, come = [old & ~new for old, new in pairs], [new & ~old for old, new in pairs]
-    kept, dropped, grown = layout.counts(news, gone, come)
-    return UpdateInfo(
-        kept=kept if olds else jnp.zeros(1, jnp.int32),
-        dropped=jnp.sum(dropped),
-        grown=jnp.sum(grown),
-        updates=finite.astype(jnp.int32),
-        skipped=(~finite).astype(jnp.int32),
+        backward=backward,
+        dense_weights=dense_weights,
     )
 
 
@@ -338,15 +370,3 @@ def _vector(numbers: list[Any]) -> Array:
         if numbers
         else jnp.zeros(0, jnp.int32)
     )
-
-
-def _finite(dense: list[Any], weights: list[Array], gradients: list[Array]) -> Array:
-    """Are all gradients finite, and the weights that are ranked?"""
-    is_float = lambda x: not is_dense(x) and jnp.issubdtype(x.dtype, jnp.inexact)
-    floating = lambda *arrays: [x for x in arrays if is_float(x)]
-    dense = floating(*dense)
-    groups = [[grad] for grad in layout_of(dense).pack(dense)]
-    pairs = zip(weights, gradients, strict=True)
-    finite = all_finite([*groups, *[floating(*pair) for pair in pairs]])
-    # Stored, for else XLA would count anew for each leaf.
-    return jax.lax.optimization_barrier(finite)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,11 +29,38 @@ def apply_masks(params: Params, masks: Masks) -> Params:
       >>> apply_masks({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([True, False])})["w"].tolist()
       [1.0, 0.0]
     """
-    pairs, structure = _pairs(params, masks)
-    return jax.tree.unflatten(
-        structure,
-        [w if is_dense(m) else jnp.where(m, w, jnp.zeros_like(w)) for _, w, m in pairs],
+    return map_kept(
+        lambda weight, mask: jnp.where(mask, weight, jnp.zeros_like(weight)), params, masks
     )
+
+
+def map_kept(f: Callable[..., Any], params: Params, masks: Masks, *trees: PyTree) -> Params:
+    """Map over the weights that have a mask; the others stay as they are.
+
+    Args:
+      f: ``(weight, mask, *parts) -> weight``.
+      params: Pytree of arrays.
+      masks: Like ``params``, leaf by leaf; boxes may differ, as within an ``nnx.Optimizer``.
+      *trees: Pytrees with a leaf for each mask.
+
+    Returns:
+      Like ``params``.
+
+    Raises:
+      ValueError: if leaves or shapes do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> params = {"bias": jnp.ones(1), "w": jnp.array([3.0])}
+      >>> masks = {"bias": optax.MaskedNode(), "w": jnp.array([True])}
+      >>> print(map_kept(lambda weight, mask, part: weight * part, params, masks, {"w": 2.0}))
+      {'bias': Array([1.], dtype=float32), 'w': Array([6.], dtype=float32)}
+    """
+    pairs, structure = _pairs(params, masks)
+    rest = iter(zip(*[jax.tree.leaves(tree) for tree in trees], strict=True))
+    row = lambda: next(rest) if trees else ()
+    mapped = [w if is_dense(m) else f(w, m, *row()) for _, w, m in pairs]
+    return jax.tree.unflatten(structure, mapped)
 
 
 def _pairs(params: Params, masks: Masks) -> tuple[list[tuple[str, Any, Any]], Any]:

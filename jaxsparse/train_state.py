@@ -7,12 +7,14 @@ from flax import struct
 from flax.training import train_state
 
 from jaxsparse.base import Masks, Params, UpdateInfo
-from jaxsparse.forward import forward_params
-from jaxsparse.masks import apply_masks, masks_of, sparsity_states
+from jaxsparse.forward import forward_params, initial_params
+from jaxsparse.masks import masks_of, sparsity_states
 
 
 class TrainState(train_state.TrainState):
     """``flax.training.train_state.TrainState`` whose parameters obey the masks from ``create`` on.
+
+    (Under a method that trains dense weights, ``forward_params`` obeys them.)
 
     ``tx`` must be wrapped with ``jaxsparse.sparsify`` (at any depth of optax wrappers).
 
@@ -52,7 +54,7 @@ class TrainState(train_state.TrainState):
         if not jax.tree.leaves(params):
             raise ValueError("params is an empty tree; pass the model's initialized parameters")
         state = super().create(apply_fn=apply_fn, params=params, tx=tx, **kwargs)
-        return state.replace(params=apply_masks(params, masks_of(state.opt_state)))
+        return state.replace(params=initial_params(params, state.opt_state))
 
     @property
     def masks(self) -> Masks:

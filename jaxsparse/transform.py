@@ -10,9 +10,10 @@ import optax
 from jaxtyping import Array, Int
 
 from jaxsparse._held import held_update
+from jaxsparse._report import report
 from jaxsparse._tree import is_dense, map_masks
 from jaxsparse.base import MaskAlgorithm, Masks, Memory, Params, Regrowth, UpdateInfo, never
-from jaxsparse.engine import report
+from jaxsparse.forward import step_key
 from jaxsparse.masks import dense_masks, sparsity_states
 from jaxsparse.slots import reset_slots, warn_of_slots
 
@@ -79,17 +80,20 @@ def sparsify(
         known = isinstance(seed, int | np.integer)  # half of them do not fit the default int32
         number = jnp.asarray(np.uint32(seed) if known else seed).astype(jnp.uint32)
         if jax.tree.leaves(params):
-            masks = algorithm.init(_step_key(number, jnp.uint32(_INIT)), params)
+            masks = algorithm.init(step_key(number, jnp.uint32(_INIT)), params)
         else:
             masks = dense_masks(params)
         inner_state = inner.init(params)
-        if algorithm.due is not None and jax.tree.leaves(masks):
-            warn_of_slots(inner, inner_state, params, masks)
         zero = lambda: jnp.zeros((), jnp.int32)
+        memory = algorithm.start(masks, params)
+        if algorithm.dense_weights and jax.tree.leaves(masks):
+            # The masks of the first forward pass are by the weights as they are.
+            key = step_key(number, jnp.uint32(_INIT))
+            masks, _ = algorithm.update(key, masks, params, params, jnp.int32(-1), memory)
+        elif algorithm.due is not None and jax.tree.leaves(masks):
+            warn_of_slots(inner, inner_state, params, masks)
         info = report(masks, masks)._replace(updates=zero(), skipped=zero())
-        return SparsityState(
-            zero(), number, masks, algorithm.start(masks, params), info, inner_state
-        )
+        return SparsityState(zero(), number, masks, memory, info, inner_state)
 
     def update(
         updates: Params, state: Any, params: Params | None = None, **extra: Any
@@ -97,52 +101,76 @@ def sparsify(
         grads = updates
         if params is None:
             raise ValueError("sparsify needs the parameters: call tx.update(grads, state, params)")
-        step, before, inner_state = state.sparse_step, state.masks, state.inner_state
+        step, before = state.sparse_step, state.masks
         memory = algorithm.remember(state.memory, before, params, grads, step)
         due, moves = algorithm.due, bool(algorithm.due and jax.tree.leaves(before))
-        key = lambda: _step_key(state.seed, step)
+        key = lambda: step_key(state.seed, step)
+        # What ranks are the gradients as they come; what trains may be others.
+        given = grads
+        if algorithm.backward is not None and jax.tree.leaves(before):
+            given, memory = algorithm.backward(key(), before, params, grads, step, memory)
+
+        def moved(old: Masks, info: UpdateInfo, weights: Params) -> tuple[Masks, UpdateInfo]:
+            new, latest = algorithm.update(key(), old, weights, grads, step, memory)
+            return new, _accumulate(info, latest)
+
+        def behind_a_forward_pass() -> tuple[Params, Masks, UpdateInfo, Any]:
+            """Dense weights are trained; then the masks follow the weights that come out."""
+            updates, inner_state = inner.update(given, state.inner_state, params, **extra)
+            masks, info = before, state.info
+            if due and moves:
+                after = optax.apply_updates(params, updates)
+                follow = lambda old, info: moved(old, info, after)
+                masks, info = _if_due(due(step), follow, (before, info))
+            return updates, masks, info, inner_state
+
         # Every update pauses training, or some step trains what has just grown.
         pauses = moves and algorithm.pauses is not never
         mixed = moves and algorithm.pauses is not due
 
         def regrown() -> Regrowth | None:
-            return algorithm.regrow(key(), before, params, grads) if algorithm.regrow else None
+            regrow = algorithm.regrow
+            return regrow(key(), before, params, grads, memory) if regrow else None
 
         def fresh(inner_state: Any, old: Masks, new: Masks) -> Any:
             regrowth, grown = regrown(), map_masks(_grown, new, old)
-            added = map_masks(_where_grown, grown, regrowth.slots) if regrowth else _zeros(masks)
+            added = map_masks(_where_grown, grown, regrowth.slots) if regrowth else _zeros(new)
             kept = map_masks(jnp.logical_not, grown)
             return reset_slots(inner, inner_state, params, kept, added)
 
         def move(old: Masks, info: UpdateInfo, inner_state: Any) -> tuple[Any, ...]:
-            new, latest = algorithm.update(key(), old, params, grads, step, memory)
-            inner_state = inner_state if mixed else fresh(inner_state, old, new)
-            return new, _accumulate(info, latest), inner_state
+            new, info = moved(old, info, params)
+            return new, info, inner_state if mixed else fresh(inner_state, old, new)
 
-        masks, info = before, state.info
-        if due and moves:
-            # First the topology, by the weights and gradients as they come; then what is left and
-            # was there before is trained, and what has grown starts at zero.
-            masks, info, inner_state = _if_due(due(step), move, (before, info, inner_state))
-        updated = info.updates > state.info.updates
-        # (Where every update pauses, nothing asks which weights were there before.)
-        trained = map_masks(jnp.logical_and, masks, before) if mixed else masks
-        kept_grads = map_masks(_masked, trained, grads, dense=lambda grad: grad)
-        train = lambda inner_state: inner.update(kept_grads, inner_state, params, **extra)
-        if pauses:
-            updates, inner_state = held_update(train, inner_state, algorithm.pauses(step) & updated)
-        else:
-            updates, inner_state = train(inner_state)
-        if mixed:
-            again = lambda inner_state: (fresh(inner_state, before, masks),)
-            (inner_state,) = _if_due(updated, again, (inner_state,))
-        updates = map_masks(_exact, trained, updates, params, dense=lambda u, p: u)
-        if moves and algorithm.regrow:
-            grown, values = (
-                map_masks(_grown, masks, before),
-                algorithm.regrow(key(), before, params, grads).values,
-            )
-            updates = map_masks(_started, grown, updates, params, values, dense=lambda u, p, v: u)
+        def masked() -> tuple[Params, Masks, UpdateInfo, Any]:
+            """First the topology, by the weights and gradients as they come; then what is left and
+            was there before is trained, and what has grown starts at zero."""
+            masks, info, inner_state = before, state.info, state.inner_state
+            if due and moves:
+                masks, info, inner_state = _if_due(due(step), move, (masks, info, inner_state))
+            updated = info.updates > state.info.updates
+            # (Where every update pauses, nothing asks which weights were there before.)
+            trained = map_masks(jnp.logical_and, masks, before) if mixed else masks
+            kept_grads = map_masks(_masked, trained, given, dense=lambda grad: grad)
+            train = lambda inner_state: inner.update(kept_grads, inner_state, params, **extra)
+            if pauses:
+                paused = algorithm.pauses(step) & updated
+                updates, inner_state = held_update(train, inner_state, paused)
+            else:
+                updates, inner_state = train(inner_state)
+            if mixed:
+                again = lambda inner_state: (fresh(inner_state, before, masks),)
+                (inner_state,) = _if_due(updated, again, (inner_state,))
+            updates = map_masks(_exact, trained, updates, params, dense=lambda u, p: u)
+            regrowth = regrown() if moves else None
+            if regrowth:
+                grown = map_masks(_grown, masks, before)
+                start = lambda u, p, value: u
+                updates = map_masks(_started, grown, updates, params, regrowth.values, dense=start)
+            return updates, masks, info, inner_state
+
+        trained = behind_a_forward_pass if algorithm.dense_weights else masked
+        updates, masks, info, inner_state = trained()
         return updates, SparsityState(
             jnp.asarray(optax.safe_increment(step)), state.seed, masks, memory, info, inner_state
         )
@@ -176,10 +204,6 @@ def vmap_axes(state: Any, axis: int | None = 0) -> Any:
     """
     steps = {id(part.sparse_step) for part in sparsity_states(state)}
     return jax.tree.map(lambda leaf: None if id(leaf) in steps else axis, state)
-
-
-def _step_key(seed: Array, step: Array) -> Array:
-    return jax.random.fold_in(jax.random.key(seed), step)
 
 
 def _if_due(due: Any, move: Callable[..., Any], carry: Any) -> Any:

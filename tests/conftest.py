@@ -9,6 +9,14 @@ import jax
 import jaxtyping
 import pytest
 
+# Eight devices on two busy cores may wait for one another longer than XLA's 40 seconds.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_cpu_collective_call_terminate_timeout_seconds=300",
+        "--xla_cpu_collective_timeout_seconds=300",
+    ]
+)
 # Before the backend starts, and before the first import of jaxsparse.
 jax.config.update("jax_num_cpu_devices", 8)
 # Eight devices on two cores share few threads: with several programs in flight, each waiting for

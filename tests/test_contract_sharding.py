@@ -116,7 +116,14 @@ def test_eight_devices_keep_the_masks_of_one(name: str, kind: str, meshes: Any) 
     place = lambda number: jax.device_put(tree(number), shardings)
     masks, last = reference(name)
     params = place(0)
-    state = tx.init(params)  # concrete arrays bring their mesh along
+    # The state's leaves have the shapes of parameters, and their sharding.
+    by_shape = {leaf.shape: leaf.sharding for leaf in jax.tree.leaves(params)}
+    everywhere = NamedSharding(mesh, P())
+    placed = jax.tree.map(
+        lambda leaf: by_shape.get(leaf.shape, everywhere), jax.eval_shape(tx.init, params)
+    )
+    with jax.set_mesh(mesh):
+        state = jax.jit(tx.init, out_shardings=placed)(params)
     assert_sharded_alike(state.masks, params)
     assert_same(jax.device_get(state.masks), masks[0])
     with jax.set_mesh(mesh):

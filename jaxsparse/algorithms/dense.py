@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from jaxsparse._report import report
 from jaxsparse.base import MaskAlgorithm
-from jaxsparse.engine import report
 from jaxsparse.masks import dense_masks
 
 
