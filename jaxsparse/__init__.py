@@ -33,7 +33,7 @@ from jaxsparse.base import (
 from jaxsparse.combine import partition
 from jaxsparse.distributions import by_path, er, erk, erk_plus, uniform, uniform_plus
 from jaxsparse.engine import drop_grow
-from jaxsparse.forward import forward_params
+from jaxsparse.forward import forward_params, initial_params
 from jaxsparse.layers import default_where
 from jaxsparse.masks import (
     apply_masks,
@@ -67,7 +67,8 @@ __all__ = [
     "SparsityState", "Structure", "TrainState", "UpdateInfo", "accounting", "algorithm",
     "any_of", "apply_masks", "at", "block", "by_path", "channel", "default_where", "dense",
     "density", "distributions", "drop_grow", "er", "erk", "erk_plus", "every", "fan_in",
-    "flops", "forward_params", "gradual_magnitude", "inverse_power", "magnitude", "masks_of",
+    "flops", "forward_params", "gradual_magnitude", "initial_params", "inverse_power", "magnitude",
+    "masks_of",
     "n_m", "never", "one_shot", "overlap", "partition", "polynomial_sparsity", "rigl",
     "schedules", "scores", "size_bytes", "snip", "sparse_evolutionary", "sparse_paths", "sparsify",
     "sparsity_states", "static", "structures", "summary", "top_k_mask", "tree_top_k_masks",

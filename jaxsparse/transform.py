@@ -9,10 +9,20 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
+from jaxsparse._counting import all_finite
 from jaxsparse._held import held_update
 from jaxsparse._report import report
 from jaxsparse._tree import is_dense, map_masks
-from jaxsparse.base import MaskAlgorithm, Masks, Memory, Params, Regrowth, UpdateInfo, never
+from jaxsparse.base import (
+    MaskAlgorithm,
+    Masks,
+    Memory,
+    Params,
+    Regrowth,
+    UpdateInfo,
+    never,
+    remember_nothing,
+)
 from jaxsparse.forward import step_key
 from jaxsparse.masks import dense_masks, sparsity_states
 from jaxsparse.slots import reset_slots, warn_of_slots
@@ -102,13 +112,17 @@ def sparsify(
         if params is None:
             raise ValueError("sparsify needs the parameters: call tx.update(grads, state, params)")
         step, before = state.sparse_step, state.masks
-        memory = algorithm.remember(state.memory, before, params, grads, step)
+        memory = state.memory
+        if algorithm.remember is not remember_nothing:
+            memory = algorithm.remember(memory, before, params, jax.tree.map(_finite, grads), step)
         due, moves = algorithm.due, bool(algorithm.due and jax.tree.leaves(before))
         key = lambda: step_key(state.seed, step)
         # What ranks are the gradients as they come; what trains may be others.
         given = grads
         if algorithm.backward is not None and jax.tree.leaves(before):
-            given, memory = algorithm.backward(key(), before, params, grads, step, memory)
+            given, learned = algorithm.backward(key(), before, params, grads, step, memory)
+            sound = all_finite([[grad] for grad in jax.tree.leaves(grads)])
+            memory = jax.tree.map(lambda new, old: jnp.where(sound, new, old), learned, memory)
 
         def moved(old: Masks, info: UpdateInfo, weights: Params) -> tuple[Masks, UpdateInfo]:
             new, latest = algorithm.update(key(), old, weights, grads, step, memory)
@@ -228,6 +242,11 @@ def _accumulate(before: UpdateInfo, info: UpdateInfo) -> UpdateInfo:
     return latest._replace(
         updates=before.updates + info.updates, skipped=before.skipped + info.skipped
     )
+
+
+def _finite(grad: Array) -> Array:
+    """Zeros for numbers that are not finite: memory would never get rid of them."""
+    return jnp.where(jnp.isfinite(grad), grad, jnp.zeros_like(grad))
 
 
 def _grown(new: Array, old: Array) -> Array:
