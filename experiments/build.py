@@ -8,9 +8,11 @@ import flax.linen as nn
 import optax
 
 import jaxsparse
+from jaxsparse.base import always
 
 from . import models
 from .config import Config
+from .measures import Measures
 
 _DISTRIBUTIONS = {"erk": jaxsparse.erk, "er": jaxsparse.er, "uniform": jaxsparse.uniform}
 
@@ -66,34 +68,44 @@ def build_optimizer(config: Config, steps: int, steps_per_epoch: int) -> Any:
 
 
 def build_method(
-    config: Config, method: str, sparsity: float, steps: int
+    config: Config, method: str, sparsity: float, steps: int, measures: Measures | None = None
 ) -> jaxsparse.MaskAlgorithm:
     """A method of the registry, with its schedules stretched over the run.
 
     Every factory gets those of the run's settings that it has a parameter for. A drop fraction
-    that the method's paper holds constant (SET's) stays as its factory has it.
+    that the method's paper holds constant (SET's) stays as its factory has it, and so does an
+    update at every step.
 
     Args:
       config: The configuration.
       method: A key of ``jaxsparse.ALGORITHMS``.
       sparsity: Fraction of zeros, in [0, 1).
       steps: Steps of the run.
+      measures: What some methods need beside gradients.
 
     Returns:
       A ``MaskAlgorithm``.
     """
     pruning, factory = config.pruning, jaxsparse.ALGORITHMS[method].factory
     stop = max(int(pruning.stop * steps), 1)
+    start = min(int(pruning.prune_start * steps), stop - 1)
     settings: dict[str, Any] = {
         "sparsity": sparsity,
         "distribution": _DISTRIBUTIONS[pruning.distribution],
         "update": jaxsparse.every(pruning.interval, start=min(pruning.interval, stop), stop=stop),
         "drop_fraction": optax.cosine_decay_schedule(pruning.drop_fraction, stop),
-        "start": min(int(pruning.prune_start * steps), stop - 1),
+        "start": start,
         "stop": stop,
         "interval": pruning.interval,
+        "step": int(pruning.one_shot * steps),
+        "steps": range(start, stop, max((stop - start) // 10, 1)),
     }
+    if measures is not None:
+        settings |= measures._asdict()
     known = inspect.signature(factory).parameters
-    if "drop_fraction" in known and not callable(known["drop_fraction"].default):
+    default = {name: parameter.default for name, parameter in known.items()}
+    if "drop_fraction" in known and not callable(default["drop_fraction"]):
         del settings["drop_fraction"]
+    if not callable(default.get("update")) or default["update"] is always:
+        del settings["update"]
     return factory(**{name: value for name, value in settings.items() if name in known})

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from . import build, records
 from .config import Config
 from .data import Dataset, epoch_order, steps_per_epoch
 from .loop import Learner, Program, StepMetrics, build_program
+from .measures import measures_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +47,11 @@ def chunk_length(steps: int, most: int) -> int:
     return divisor if 4 * divisor >= min(most, steps) else min(most, steps)
 
 
-class _Order:
+class Order:
     """Batches of any range of steps; an epoch's order is drawn once."""
 
     def __init__(self, seeds: int, examples: int, batch_size: int) -> None:
+        """For seeds 0, 1, 2, ..."""
         self._per_epoch = steps_per_epoch(examples, batch_size)
         order = lambda seed, epoch: epoch_order(seed, epoch, examples, batch_size)
         self._draw = jax.jit(jax.vmap(order, in_axes=(0, None)))
@@ -96,15 +99,18 @@ def run_cell(
     examples = len(dataset.train_images)
     per_epoch = steps_per_epoch(examples, config.batch_size)
     steps = config.epochs * per_epoch
+    model = build.build_model(config, dataset.num_classes)
+    measures = measures_of(model, dataset)
     program = build_program(
-        build.build_model(config, dataset.num_classes),
+        model,
         dataset,
         build.build_optimizer(config, steps, per_epoch),
-        build.build_method(config, cell.method, cell.sparsity, steps),
+        build.build_method(config, cell.method, cell.sparsity, steps, measures),
         config.seeds,
         config.augment,
+        config.exploration,
     )
-    order = _Order(config.seeds, examples, config.batch_size)
+    order = Order(config.seeds, examples, config.batch_size)
     chunk = chunk_length(steps, config.chunk_steps)
     every = config.evaluate_every * per_epoch
     with ocp.CheckpointManager(
@@ -122,7 +128,9 @@ def run_cell(
         saved, began = time.monotonic(), time.monotonic()
         while step < steps:
             ahead = min(step + chunk, steps)
-            learner, metrics = program.run(learner, order.steps(step, ahead))
+            rows, before = order.steps(step, ahead), time.monotonic()
+            learner, metrics = jax.block_until_ready(program.run(learner, rows))
+            log.times.append((time.monotonic() - before) / (ahead - step))
             evaluating = ahead == steps or ahead // every > step // every
             row = log.add(ahead, ahead / per_epoch, metrics, learner, evaluating, began)
             step, began = ahead, time.monotonic()
@@ -150,6 +158,7 @@ class _Log:
         rows = records.read_metrics(folder)
         self._last = rows[-1] if rows else {}
         self._unsaved: list[dict[str, Any]] = []
+        self.times: list[float] = []
         inputs = records.read_inputs(folder)
         kept = [i for i, at in enumerate(inputs[0]) if at <= step] if inputs and step else []
         self._steps = [inputs[0][i] for i in kept] if inputs else []
@@ -219,6 +228,7 @@ class _Log:
     def result(self, cell: Cell, config: Config, learner: Learner, steps: int) -> records.Result:
         """The final numbers."""
         last, kept = self._last, self._program.kept(learner)
+        explored = self._program.explored
         layers = [
             records.Layer(
                 path=layer.path,
@@ -247,6 +257,9 @@ class _Log:
             skipped=last["skipped"],
             nonfinite=last["nonfinite"],
             layers=layers,
+            exploration=None if explored is None else np.asarray(explored(learner)).tolist(),
+            # The first call compiles.
+            step_seconds=statistics.median(self.times[1:]) if self.times[1:] else None,
         )
 
     def _kept_in_all(self, learner: Learner) -> np.ndarray:

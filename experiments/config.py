@@ -61,6 +61,8 @@ class Pruning:
     """Fraction of the kept weights that RigL swaps at first, in [0, 1]; cosine to 0 at stop."""
     prune_start: float = 0.1
     """Fraction of the run at which gradual pruning begins, in [0, stop)."""
+    one_shot: float = 0.5
+    """Fraction of the run at which methods that prune a trained network once do so, in [0, 1)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Config:
     """Passes over the training set."""
     batch_size: int = 32
     """Examples a step."""
+    exploration: bool = False
+    """Keep account of all weights that a mask ever kept (ITOP's exploration rate)."""
     augment: bool = False
     """Random crops and flips of the training images."""
     evaluate_every: int = 5
@@ -209,5 +213,7 @@ def check(config: Config) -> None:
             f"pruning.prune_start is {pruning.prune_start}; it must lie in [0, {pruning.stop}), "
             "before pruning.stop"
         )
+    if not 0 <= pruning.one_shot < 1:
+        raise ValueError(f"pruning.one_shot is {pruning.one_shot}; it must lie in [0, 1)")
     if not config.methods or not config.sparsities:
         raise ValueError("methods or sparsities is empty; name at least one of each")

@@ -130,6 +130,31 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     return dataset
 
 
+def hold_out(dataset: Dataset, examples: int) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """Take a validation set from the train split: the same one for every seed.
+
+    Mean and standard deviation stay those of the whole train split.
+
+    Args:
+      dataset: The set.
+      examples: Size of the validation set, at least 1, less than the train split has.
+
+    Returns:
+      The set with the rest for its train split; uint8 images and int32 labels held out.
+
+    Raises:
+      ValueError: if ``examples`` is out of range.
+    """
+    most = len(dataset.train_images) - 1
+    if not 1 <= examples <= most:
+        raise ValueError(f"validation is {examples}; it must lie in 1 to {most} (training images)")
+    order = np.random.default_rng(0).permutation(most + 1)
+    held, rest = np.sort(order[:examples]), np.sort(order[examples:])
+    images, labels = dataset.train_images, dataset.train_labels
+    left = dataclasses.replace(dataset, train_images=images[rest], train_labels=labels[rest])
+    return left, images[held], labels[held]
+
+
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """Number of whole batches in an epoch; raises a ValueError where there is none."""
     if not 1 <= batch_size <= num_examples:

@@ -12,6 +12,7 @@ import optax
 
 import jaxsparse
 from jaxsparse.accounting import step_training_flops
+from jaxsparse.pruning import fixed
 
 from .augment import augment, normalize
 from .data import Dataset
@@ -63,17 +64,24 @@ class Program(NamedTuple):
 
     Attributes:
       init: ``seeds -> Learner``.
+      start: ``(seeds, params, batch_stats, masks) -> Learner``: from weights under masks that are
+        given, all with a seed axis; for an algorithm that never moves them.
       run: ``(learner, indices [steps, seeds, batch]) -> (learner, StepMetrics)``.
-      evaluate: ``learner -> (loss, accuracy)`` on the test set, an entry a seed.
+      evaluate: ``learner, images, labels -> (loss, accuracy)``, an entry a seed; default: the test
+        set.
       kept: ``learner -> {path: kept weights}``, int32, an entry a seed.
+      explored: ``learner -> share of the weights ever kept``, an entry a seed; ``None`` where the
+        algorithm keeps no account.
       layers: Weight leaves in the network's order.
       abstract: A ``Learner`` of shapes, for restoring one.
     """
 
     init: Callable[[jax.Array], Learner]
+    start: Callable[[jax.Array, Any, Any, Any], Learner]
     run: Callable[[Learner, Any], tuple[Learner, StepMetrics]]
-    evaluate: Callable[[Learner], tuple[jax.Array, jax.Array]]
+    evaluate: Callable[..., tuple[jax.Array, jax.Array]]
     kept: Callable[[Learner], dict[str, Any]]
+    explored: Callable[[Learner], Any] | None
     layers: tuple[LayerCost, ...]
     abstract: Learner
 
@@ -85,6 +93,7 @@ def build_program(
     algorithm: jaxsparse.MaskAlgorithm,
     seeds: int,
     augmented: bool,
+    accounted: bool = False,
 ) -> Program:
     """Compile nothing yet: the functions that a cell needs, jitted over all seeds.
 
@@ -95,10 +104,13 @@ def build_program(
       algorithm: The method.
       seeds: Number of seeds.
       augmented: Crop and flip the training images?
+      accounted: Keep account of the weights ever kept?
 
     Returns:
       A ``Program``.
     """
+    if accounted:
+        algorithm = jaxsparse.explored(algorithm)
     train_images, train_labels = (
         jnp.asarray(dataset.train_images),
         jnp.asarray(dataset.train_labels),
@@ -115,8 +127,14 @@ def build_program(
         key = jax.random.fold_in(jax.random.key(seed), _INIT_STREAM)
         variables = model.init(key, sample, train=False)
         opt_state = tx(seed).init(variables["params"])
-        params = jaxsparse.apply_masks(variables["params"], opt_state.masks)
+        params = jaxsparse.initial_params(variables["params"], opt_state)
         return Learner(seed, params, variables.get("batch_stats", {}), opt_state)
+
+    def start_one(seed: jax.Array, params: Any, batch_stats: Any, masks: Any) -> Learner:
+        # Copies, for `run` takes over what it is given.
+        seed, batch_stats, masks = jax.tree.map(jnp.copy, (seed, batch_stats, masks))
+        opt_state = jaxsparse.sparsify(optimizer, fixed(masks), seed=seed).init(params)
+        return Learner(seed, jaxsparse.apply_masks(params, masks), batch_stats, opt_state)
 
     one = jax.eval_shape(init_one, jnp.uint32(0))
     axes = jaxsparse.vmap_axes(one)
@@ -161,7 +179,8 @@ def build_program(
         return Learner(seed, optax.apply_updates(params, updates), batch_stats, opt_state), metrics
 
     def evaluate_one(learner: Learner, images: jax.Array) -> jax.Array:
-        variables = {"params": learner.params, "batch_stats": learner.batch_stats}
+        at = jaxsparse.forward_params(learner.params, learner.opt_state, training=False)
+        variables = {"params": at, "batch_stats": learner.batch_stats}
         return apply(variables, scale(images), train=False)
 
     def run(learner: Learner, indices: jax.Array) -> tuple[Learner, StepMetrics]:
@@ -170,14 +189,15 @@ def build_program(
 
     logits = jax.jit(jax.vmap(evaluate_one, in_axes=(axes, None)))
 
-    def evaluate(learner: Learner) -> tuple[jax.Array, jax.Array]:
-        images, labels = dataset.test_images, jnp.asarray(dataset.test_labels)
+    def evaluate(
+        learner: Learner, images: Any = dataset.test_images, labels: Any = dataset.test_labels
+    ) -> tuple[jax.Array, jax.Array]:
         parts = [
             logits(learner, images[i : i + _EVALUATION_BATCH])
             for i in range(0, len(images), _EVALUATION_BATCH)
         ]
         scores = jnp.concatenate(parts, axis=1)
-        labels = jnp.broadcast_to(labels, scores.shape[:2])
+        labels = jnp.broadcast_to(jnp.asarray(labels), scores.shape[:2])
         losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
         return losses.mean(1), (jnp.argmax(scores, -1) == labels).mean(1)
 
@@ -185,12 +205,15 @@ def build_program(
         kept = np.asarray(learner.opt_state.info.kept)
         return {path: kept[..., i] for i, path in enumerate(paths)}
 
+    rate = jax.jit(jax.vmap(jaxsparse.exploration_rate, in_axes=(axes.opt_state,)))
     init = jax.jit(jax.vmap(init_one, out_axes=axes))
     return Program(
         init=init,
+        start=jax.jit(jax.vmap(start_one, out_axes=axes)),
         run=jax.jit(run, donate_argnums=0),
         evaluate=evaluate,
         kept=kept,
+        explored=(lambda learner: rate(learner.opt_state)) if accounted else None,
         layers=layers,
         abstract=jax.eval_shape(init, jnp.arange(seeds, dtype=jnp.uint32)),
     )

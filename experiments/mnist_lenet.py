@@ -7,22 +7,16 @@ table goes to ``experiments/results/``. Expected at 98 and 99 %: SET and RigL ab
 than the spread. About 35 minutes on two CPU cores; a stopped run goes on with ``--resume``.
 """
 
-import dataclasses
-import math
-import pathlib
 import statistics
 import sys
 from typing import Any
 
 import tyro
-from rich.console import Console
 
-from . import records
-from .cell import Stopped
+from . import records, study
 from .config import preset
-from .report import save_accuracy_png, write_report
+from .report import save_accuracy_png
 from .tables import aligned_markdown, percent_text, sparsity_text
-from .train import INTERRUPTED, open_run, train
 
 PRESET = "mnist-lenet-300-100"
 # Test accuracy of LeNet-300-100, github.com/TimDettmers/sparse_learning,
@@ -34,35 +28,6 @@ PUBLISHED = {
     ("set", 0.98): 0.9774,
     ("set", 0.99): 0.9580,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """Train, or go on training, then write the table."""
-
-    run: pathlib.Path | None = None
-    """A finished run of the preset to read instead of training."""
-    resume: bool = False
-    """Go on with the newest run of the preset."""
-    data_dir: pathlib.Path | None = None
-    """TFDS data directory with mnist."""
-    results: pathlib.Path = pathlib.Path(__file__).parent / "results"
-    """Folder that the table, the numbers and the figure are written to."""
-
-
-def difference(ours: records.Result, other: records.Result) -> tuple[float, float]:
-    """How much better one cell is than another, seed by seed.
-
-    Args:
-      ours: A cell.
-      other: Another with the same seeds.
-
-    Returns:
-      Mean of the differences in test accuracy, and their standard error, in percentage points.
-    """
-    pairs = zip(ours.test_accuracy, other.test_accuracy, strict=True)
-    gaps = [100 * (a - b) for a, b in pairs]
-    return statistics.fmean(gaps), statistics.stdev(gaps) / math.sqrt(len(gaps))
 
 
 def markdown(results: list[records.Result], about: dict[str, Any]) -> str:
@@ -95,7 +60,7 @@ def markdown(results: list[records.Result], about: dict[str, Any]) -> str:
     pairs = (("set", "static"), ("rigl", "static"), ("rigl", "set"))
     gaps = []
     for sparsity in sparsities:
-        found = [difference(by_cell[a, sparsity], by_cell[b, sparsity]) for a, b in pairs]
+        found = [study.difference(by_cell[a, sparsity], by_cell[b, sparsity]) for a, b in pairs]
         texts = [f"{mean:+.2f} ± {error:.2f}" for mean, error in found]
         gaps.append([sparsity_text(sparsity), *texts])
     config, environment = about["config"], about["environment"]
@@ -125,7 +90,7 @@ sparsities and another training budget. RigL's own LeNet-300-100 (Evci et al., 2
 """
 
 
-def main(arguments: Arguments) -> int:
+def main(arguments: study.Arguments) -> int:
     """Train and write the results.
 
     Args:
@@ -134,34 +99,10 @@ def main(arguments: Arguments) -> int:
     Returns:
       Exit code.
     """
-    console = Console()
-    run = arguments.run
-    try:
-        if run is None:
-            config = preset(PRESET)
-            changes = {"data_dir": arguments.data_dir, "resume": arguments.resume}
-            config = dataclasses.replace(config, **changes)
-            run = open_run(PRESET, config, pathlib.Path("runs"))
-            train(config, run, console)
-        results, about = records.read_results(run), records.read_json(run / "run.json")
-        if len(results) < len(about["cells"]):
-            raise ValueError(f"{run} is not finished; go on with --resume")
-    except Stopped:
-        console.print("stopped; go on with --resume")
-        return INTERRUPTED
-    except (ValueError, FileNotFoundError) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
-        return 2
-    name = "mnist_lenet_300_100"
-    numbers = {"run": about, "results": [dataclasses.asdict(result) for result in results]}
-    records.write_json(arguments.results / f"{name}.json", numbers)
-    page = markdown(results, about)
-    records.write_bytes(arguments.results / f"{name}.md", page.encode())
-    save_accuracy_png(run, arguments.results / f"{name}.png")
-    console.print(page, markup=False)
-    console.print(f"report: {write_report(run)}")
-    return 0
+    return study.main(
+        arguments, "mnist_lenet_300_100", PRESET, preset(PRESET), markdown, save_accuracy_png
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Arguments, description=__doc__)))
+    sys.exit(main(tyro.cli(study.Arguments, description=__doc__)))

@@ -10,14 +10,36 @@ from jaxsparse import accounting, distributions, schedules, scores, structures
 from jaxsparse.accounting import flops, size_bytes
 from jaxsparse.algorithms import (
     ALGORITHMS,
+    ac_dc,
     algorithm,
+    deep_r,
     dense,
+    dnw,
+    dsr,
     gradual_magnitude,
+    granet,
+    iterative_magnitude,
+    l0,
+    lookahead,
     magnitude,
+    mest,
+    movement,
+    obd,
+    powerpropagation,
     rigl,
+    sensitivity,
+    snfs,
     snip,
+    soft_deep_r,
+    soft_threshold,
     sparse_evolutionary,
+    sr_ste,
+    srigl,
     static,
+    ste,
+    top_kast,
+    variational_dropout,
+    wanda,
 )
 from jaxsparse.base import (
     Distribution,
@@ -33,6 +55,7 @@ from jaxsparse.base import (
 from jaxsparse.combine import partition
 from jaxsparse.distributions import by_path, er, erk, erk_plus, uniform, uniform_plus
 from jaxsparse.engine import drop_grow
+from jaxsparse.exploration import exploration_rate, explored
 from jaxsparse.forward import forward_params, initial_params
 from jaxsparse.layers import default_where
 from jaxsparse.masks import (
@@ -43,6 +66,14 @@ from jaxsparse.masks import (
     sparse_paths,
     sparsity_states,
     summary,
+)
+from jaxsparse.pruning import (
+    Round,
+    fixed,
+    iterative_pruning,
+    keep_all,
+    prune_remaining,
+    random_masks_like,
 )
 from jaxsparse.schedules import (
     any_of,
@@ -63,16 +94,20 @@ if TYPE_CHECKING:
 __version__ = importlib.metadata.version("jaxsparse")
 
 __all__ = [
-    "ALGORITHMS", "Distribution", "MaskAlgorithm", "Masks", "Regrowth", "Schedule", "Score",
-    "SparsityState", "Structure", "TrainState", "UpdateInfo", "accounting", "algorithm",
-    "any_of", "apply_masks", "at", "block", "by_path", "channel", "default_where", "dense",
-    "density", "distributions", "drop_grow", "er", "erk", "erk_plus", "every", "fan_in",
-    "flops", "forward_params", "gradual_magnitude", "initial_params", "inverse_power", "magnitude",
-    "masks_of",
-    "n_m", "never", "one_shot", "overlap", "partition", "polynomial_sparsity", "rigl",
-    "schedules", "scores", "size_bytes", "snip", "sparse_evolutionary", "sparse_paths", "sparsify",
-    "sparsity_states", "static", "structures", "summary", "top_k_mask", "tree_top_k_masks",
-    "uniform", "uniform_plus", "unstructured", "vmap_axes", "within",
+    "ALGORITHMS", "Distribution", "MaskAlgorithm", "Masks", "Regrowth", "Round", "Schedule",
+    "Score", "SparsityState", "Structure", "TrainState", "UpdateInfo", "ac_dc", "accounting",
+    "algorithm", "any_of", "apply_masks", "at", "block", "by_path", "channel", "deep_r",
+    "default_where", "dense", "density", "distributions", "dnw", "drop_grow", "dsr", "er", "erk",
+    "erk_plus", "every", "exploration_rate", "explored", "fan_in", "fixed", "flops",
+    "forward_params", "gradual_magnitude", "granet", "initial_params", "inverse_power",
+    "iterative_magnitude", "iterative_pruning", "keep_all", "l0", "lookahead", "magnitude",
+    "masks_of", "mest", "movement", "n_m", "never", "obd", "one_shot", "overlap", "partition",
+    "polynomial_sparsity", "powerpropagation", "prune_remaining", "random_masks_like", "rigl",
+    "schedules", "scores", "sensitivity", "size_bytes", "snfs", "snip", "soft_deep_r",
+    "soft_threshold", "sparse_evolutionary", "sparse_paths", "sparsify", "sparsity_states",
+    "sr_ste", "srigl", "static", "ste", "structures", "summary", "top_k_mask", "top_kast",
+    "tree_top_k_masks", "uniform", "uniform_plus", "unstructured", "variational_dropout",
+    "vmap_axes", "wanda", "within",
 ]  # fmt: skip
 
 

@@ -75,3 +75,31 @@ def by_survivors(budgets: Array, held: Array, rows: Rows) -> Int[Array, " leaves
     total = jnp.sum(budgets - held, dtype=jnp.int32)
     room = jnp.asarray(rows.sizes, jnp.int32) - held
     return held + share_out(total, held.astype(jnp.float32), room)
+
+
+def by_share(budgets: Array, held: Array, rows: Rows) -> Int[Array, " leaves"]:
+    """What was dropped comes back in proportion to a number that the memory has for each leaf.
+
+    Of sparse momentum (SNFS; Dettmers & Zettlemoyer, 2019, section 3): the mean magnitude of the
+    momentum over the weights that were there.
+
+    Args:
+      budgets: int32 vector: kept weights before the drop.
+      held: int32 vector: after it.
+      rows: Read for the leaves' sizes, and for ``share`` of each leaf's memory: a float scalar.
+
+    Returns:
+      int32 vector with the sum of ``budgets``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from types import SimpleNamespace
+      >>> memory = [SimpleNamespace(share=jnp.float32(x)) for x in (3.0, 1.0)]
+      >>> rows = Rows([], [], [], memory, [10, 10])
+      >>> by_share(jnp.array([4, 4]), jnp.array([2, 2]), rows).tolist()
+      [5, 3]
+    """
+    total = jnp.sum(budgets - held, dtype=jnp.int32)
+    shares = jnp.stack([memory.share for memory in rows.memory])
+    room = jnp.asarray(rows.sizes, jnp.int32) - held
+    return held + share_out(total, shares, room)

@@ -100,6 +100,7 @@ def sparsify(
             # The masks of the first forward pass are by the weights as they are.
             key = step_key(number, jnp.uint32(_INIT))
             masks, _ = algorithm.update(key, masks, params, params, jnp.int32(-1), memory)
+            memory = algorithm.start(masks, params)
         elif algorithm.due is not None and jax.tree.leaves(masks):
             warn_of_slots(inner, inner_state, params, masks)
         info = report(masks, masks)._replace(updates=zero(), skipped=zero())

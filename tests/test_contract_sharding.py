@@ -59,7 +59,7 @@ def tree(seed: int) -> Any:
 
 
 def transformation(name: str) -> optax.GradientTransformationExtraArgs:
-    factory, small = ALGORITHMS[name]
+    factory, small, _ = ALGORITHMS[name]
     # A power of two and no sums over weights: the parameters round alike on every mesh.
     return jaxsparse.sparsify(optax.sgd(0.125), factory(**small), seed=4)
 

@@ -2,7 +2,9 @@
 
 import doctest
 import importlib
+import importlib.util
 import inspect
+import pathlib
 import pkgutil
 from collections.abc import Callable
 from types import ModuleType
@@ -90,3 +92,15 @@ def test_examples_run(name: str) -> None:
     for test in _examples(importlib.import_module(name)):
         runner.run(test, out=report.append)
     assert not report, "".join(report)
+
+
+def test_the_table_of_methods_is_that_of_the_registry() -> None:
+    folder = pathlib.Path(__file__).parents[1] / "docs"
+    spec = importlib.util.spec_from_file_location("method_table", folder / "method_table.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = (folder / "methods.md").read_text()
+    assert module.page(text) == text, "run: python docs/method_table.py"
+    assert all(f"| `{name}` " in text for name in jaxsparse.ALGORITHMS)

@@ -1,46 +1,129 @@
 """One paper, one file; and the registry that tests, docs and the command line read."""
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
+from jaxsparse import scores
 from jaxsparse._tree import check_known
+from jaxsparse.algorithms.ac_dc import ac_dc
+from jaxsparse.algorithms.deep_r import deep_r
 from jaxsparse.algorithms.dense import dense
+from jaxsparse.algorithms.dnw import dnw
+from jaxsparse.algorithms.dsr import dsr
+from jaxsparse.algorithms.facts import FACTS, Facts
 from jaxsparse.algorithms.gradual_magnitude import gradual_magnitude
+from jaxsparse.algorithms.granet import granet
+from jaxsparse.algorithms.iterative_magnitude import iterative_magnitude
+from jaxsparse.algorithms.l0 import l0
+from jaxsparse.algorithms.lookahead import lookahead
 from jaxsparse.algorithms.magnitude import magnitude
+from jaxsparse.algorithms.mest import mest
+from jaxsparse.algorithms.movement import movement
+from jaxsparse.algorithms.obd import obd
+from jaxsparse.algorithms.powerpropagation import powerpropagation
 from jaxsparse.algorithms.rigl import rigl
+from jaxsparse.algorithms.sensitivity import sensitivity
+from jaxsparse.algorithms.snfs import snfs
 from jaxsparse.algorithms.snip import snip
+from jaxsparse.algorithms.soft_deep_r import soft_deep_r
+from jaxsparse.algorithms.soft_threshold import soft_threshold
 from jaxsparse.algorithms.sparse_evolutionary import sparse_evolutionary
+from jaxsparse.algorithms.sr_ste import sr_ste
+from jaxsparse.algorithms.srigl import srigl
 from jaxsparse.algorithms.static import static
-from jaxsparse.base import MaskAlgorithm
+from jaxsparse.algorithms.ste import ste
+from jaxsparse.algorithms.top_kast import top_kast
+from jaxsparse.algorithms.variational_dropout import variational_dropout
+from jaxsparse.algorithms.wanda import wanda
+from jaxsparse.base import MaskAlgorithm, Params
+from jaxsparse.distributions import erk
+from jaxsparse.masks import sparse_paths
 from jaxsparse.schedules import every
 
 
 class Entry(NamedTuple):
-    """A row of the registry: the factory, and small keyword arguments that tests build it with."""
+    """A row of the registry: the factory, small keyword arguments for tests, and its facts."""
 
     factory: Callable[..., MaskAlgorithm]
     small: Mapping[str, Any]
+    facts: Facts
 
 
-_SWAPS = {"update": every(3, start=1), "drop_fraction": optax.cosine_decay_schedule(0.5, 30)}
+def _some_curvature(params: Params) -> Params:
+    """For tests: what ``obd`` ranks by is the user's to compute."""
+    return jax.tree.map(jnp.abs, params)
 
+
+def _some_norms(params: Params) -> Params:
+    """For tests: a number for each input of a kernel (in, out)."""
+    return jax.tree.map(lambda w: jnp.abs(w).sum((*range(w.ndim - 2), w.ndim - 1)), params)
+
+
+_SPARSE = {"sparsity": 0.75}
+_SWAPS = {
+    **_SPARSE,
+    "update": every(3, start=1),
+    "drop_fraction": optax.cosine_decay_schedule(0.5, 30),
+}
+_GRADUAL = {**_SPARSE, "start": 1, "stop": 8, "interval": 2}
+_ONCE = {**_SPARSE, "step": 2}
+
+_SMALL: Mapping[str, tuple[Callable[..., MaskAlgorithm], Mapping[str, Any]]] = {
+    "dense": (dense, {}),
+    "static": (static, _SPARSE),
+    # Sparse from the start, and the masks move.
+    "set": (sparse_evolutionary, _SWAPS),
+    "set_by_sign": (
+        functools.partial(sparse_evolutionary, by_sign=True),
+        {**_SPARSE, "update": every(3, start=1)},
+    ),
+    "rigl": (rigl, _SWAPS),
+    "snfs": (snfs, _SWAPS),
+    "snfs_rigl": (functools.partial(snfs, redistribute=False, distribution=erk), _SWAPS),
+    "dsr": (dsr, {**_SPARSE, "update": every(3, start=1), "threshold": 0.1}),
+    "mest": (mest, _SWAPS),
+    "mest_soft": (functools.partial(mest, soft_bound=True), _SWAPS),
+    "deep_r": (deep_r, _SPARSE),
+    "soft_deep_r": (soft_deep_r, _SPARSE),
+    "srigl": (srigl, _SWAPS),
+    "top_kast": (top_kast, {**_SPARSE, "update": every(3)}),
+    # Dense weights behind a sparse forward pass; or dense now and then.
+    "dnw": (dnw, _SPARSE),
+    "ste": (ste, _SPARSE),
+    "ste_random": (
+        functools.partial(ste, score=scores.random, update=every(100)),
+        {**_SPARSE, "update": every(3, start=1)},
+    ),
+    "sr_ste": (sr_ste, _SPARSE),
+    "ac_dc": (ac_dc, _GRADUAL),
+    "str": (soft_threshold, {"initial": -2.0}),
+    "powerpropagation": (powerpropagation, _GRADUAL),
+    "l0": (l0, {"examples": 100}),
+    "variational_dropout": (variational_dropout, {"examples": 100}),
+    # From dense to sparse.
+    "granet": (granet, _GRADUAL),
+    "gradual_magnitude": (gradual_magnitude, _GRADUAL),
+    "magnitude": (magnitude, _ONCE),
+    "iterative_magnitude": (iterative_magnitude, {**_SPARSE, "steps": (1, 3, 6)}),
+    "movement": (movement, _GRADUAL),
+    "movement_from_initial": (functools.partial(movement, from_initial=True), _GRADUAL),
+    "sensitivity": (sensitivity, _ONCE),
+    "lookahead": (lookahead, {**_ONCE, "chain": lambda masks: sparse_paths(masks)[-1:]}),
+    "obd": (obd, {**_ONCE, "curvature": _some_curvature}),
+    "wanda": (wanda, {**_ONCE, "activation_norms": _some_norms}),
+    # Before training.
+    "snip": (snip, _SPARSE),
+}
 ALGORITHMS: Mapping[str, Entry] = MappingProxyType(
-    {
-        "dense": Entry(dense, {}),
-        "static": Entry(static, {"sparsity": 0.75}),
-        "set": Entry(sparse_evolutionary, {"sparsity": 0.75, **_SWAPS}),
-        "rigl": Entry(rigl, {"sparsity": 0.75, **_SWAPS}),
-        "gradual_magnitude": Entry(
-            gradual_magnitude, {"sparsity": 0.75, "start": 1, "stop": 8, "interval": 2}
-        ),
-        "magnitude": Entry(magnitude, {"sparsity": 0.75, "step": 2}),
-        "snip": Entry(snip, {"sparsity": 0.75}),
-    }
+    {name: Entry(factory, small, FACTS[name]) for name, (factory, small) in _SMALL.items()}
 )
-"""Command-line name -> (factory, small keyword arguments for tests)."""
+"""Command-line name -> (factory, small keyword arguments for tests, facts)."""
 
 
 def algorithm(name: str, **kwargs: Any) -> MaskAlgorithm:

@@ -47,7 +47,7 @@ def magnitude(
       [18, 19]
 
     Differences from the paper: a budget, where the paper prunes below a threshold in units of each
-    layer's standard deviation; one round (repeat with other steps for more).
+    layer's standard deviation; one round (several are ``iterative_magnitude``).
 
     References:
       Han et al., `Learning both Weights and Connections for Efficient Neural Networks

@@ -1,5 +1,6 @@
-"""Gradual magnitude pruning: the cubic in whole numbers, against NumPy."""
+"""Gradual magnitude pruning: curves in whole numbers, against NumPy and published numbers."""
 
+import inspect
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import optax
 import pytest
 
 import jaxsparse
-from jaxsparse import gradual_magnitude
+from jaxsparse import accounting, gradual_magnitude
 
 WEIGHTS = jnp.array([[0.1, -0.8, 0.3, -0.4, 0.5], [0.6, -0.7, 0.2, 0.9, -1.0]])
 
@@ -114,14 +115,88 @@ def test_every_layer_is_in_proportion_on_the_way(key: jax.Array) -> None:
         assert abs(kept - (params[name].size - zeros / 2)) <= 0.5
 
 
+def kept_over(method: Any, steps: list[int]) -> list[float]:
+    """The fraction of 10,000 weights that is left after each of these updates."""
+    params = {"w": jnp.arange(10_000.0).reshape(100, 100)}
+    masks, update = method.init(jax.random.key(0), params), jax.jit(method.update)
+    found = []
+    for step in steps:
+        if method.due(step):
+            masks, _ = update(jax.random.key(0), masks, params, params, step)
+        found.append(int(masks["w"].sum()) / 10_000)
+    return found
+
+
+def test_published_sparsities() -> None:
+    # RigL's CIFAR-10 schedule: 0.520313, 0.7875, 0.885938 a quarter, half and three quarters along.
+    method = gradual_magnitude(0.9, start=20_000, stop=75_000, interval=250)
+    kept = kept_over(method, [20_000, 33_750, 47_500, 61_250, 75_000])
+    assert kept == [1.0, 0.4797, 0.2125, 0.1141, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "inference", "training"), [(0.8, 0.2254, 0.5603), (0.9, 0.1285, 0.5053)]
+)
+def test_published_training_flops(sparsity: float, inference: float, training: float) -> None:
+    # ResNet-50 (RigL's table): pruned from 10k to 25k of 32k steps, sampled every 1000. What is not
+    # pruned (the first layer, biases) follows from the published cost of the pruned network.
+    method = gradual_magnitude(sparsity, start=10_000, stop=25_000, interval=1000)
+    kept = kept_over(method, list(range(0, 33_000, 1000)))
+    fixed = 1 - (1 - inference) / sparsity
+    cost = accounting.training_flops(
+        1.0,
+        lambda sample: fixed + (1 - fixed) * kept[sample],
+        lambda sample: bool(method.dense_gradients(1000 * sample)),
+        steps=33,
+    )
+    assert abs(cost / (3 * 33) - training) < 1e-4
+
+
+def test_stretched_pruning_is_the_same_in_proportion() -> None:
+    # "Pruning 1.5x": 0.840 of a plain training run at 0.8, which is 1.5 times 0.5603.
+    short = gradual_magnitude(0.8, start=10_000, stop=25_000, interval=5000)
+    long = gradual_magnitude(0.8, start=10_000, stop=25_000, interval=5000, stretch=1.5)
+    kept = kept_over(short, list(range(0, 32_500, 2500)))
+    assert kept_over(long, list(range(0, 48_750, 3750))) == kept
+    assert len(set(kept)) == 4
+
+
+def test_stretch_multiplies_the_steps() -> None:
+    method = gradual_magnitude(0.5, start=3, stop=9, interval=2, stretch=1.5)
+    # 4.5 and 13.5 round to even: 4 to 14, every 3, and the end.
+    assert [step for step in range(20) if method.due(step)] == [4, 7, 10, 13, 14]
+
+
+def test_exponential_prunes_the_same_fraction_of_what_is_left() -> None:
+    method = gradual_magnitude(0.84, stop=4, interval=1, curve="exponential")
+    # 0.4 of 10,000 after half, 0.16 after all: a factor of 0.16 ** 0.25 = 0.6325 each.
+    assert kept_over(method, [0, 1, 2, 3, 4, 5]) == [1.0, 0.6325, 0.4, 0.253, 0.16, 0.16]
+    later = gradual_magnitude(0.84, stop=2, interval=1, curve="exponential", initial=0.36)
+    # From 0.64 to 0.16: a half each.
+    assert int(later.init(jax.random.key(0), {"w": jnp.ones((10, 10))})["w"].sum()) == 64
+    assert kept_over(later, [0, 1, 2]) == [0.64, 0.32, 0.16]
+
+
+def test_linear() -> None:
+    method = gradual_magnitude(0.8, stop=4, interval=1, power=1.0)
+    assert kept_over(method, [0, 1, 2, 3, 4]) == [1.0, 0.8, 0.6, 0.4, 0.2]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"sparsity": 1.0}, r"sparsity is 1.0; .*\[0, 1\)"),
         ({"sparsity": 0.9, "start": 9, "stop": 9}, r"stop is 9, not after start \(9\)"),
         ({"sparsity": 0.9, "interval": 0}, r"n is 0; .*at least 1"),
+        ({"sparsity": 0.9, "stretch": 0.0}, r"stretch is 0.0; it must be positive"),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gradual_magnitude(**options)
+
+
+def test_an_unknown_curve() -> None:
+    # Without the type checker of the tests, which would be first.
+    with pytest.raises(ValueError, match=r"curve is 'cosine'; .*'exponential'"):
+        inspect.unwrap(gradual_magnitude)(0.9, curve="cosine")

@@ -1,6 +1,8 @@
 """SET: the smallest go, others come at random."""
 
+import functools
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,6 +17,14 @@ import jaxsparse
 MASK = jnp.array([[1, 0, 1, 0], [0, 1, 0, 1]], bool)
 WEIGHTS = jnp.array([[3.0, 9.0, 0.5, -9.0], [9.0, -1.0, 9.0, -4.0]])
 STAYS = np.array([[1, 0, 0, 0], [0, 0, 0, 1]], bool)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation() -> Iterator[None]:
+    """The programs are tiny and many: compiling them is what costs."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def build(**options: Any) -> Any:
@@ -98,3 +108,81 @@ def test_comes_when_due(key: jax.Array) -> None:
 def test_drop_fraction_out_of_range() -> None:
     with pytest.raises(ValueError, match=r"drop_fraction is 30.0; it must lie in \[0, 1\]"):
         jaxsparse.sparse_evolutionary(0.9, drop_fraction=30.0)
+
+
+# Eight of sixteen are kept: 1, 2, 3, 4 and 5, -6 and -7, and a 0 that was grown and never trained.
+SIGNED_MASK = jnp.array([[1] * 4, [1] * 4, [0] * 4, [0] * 4], bool)
+SIGNED = jnp.array([[1.0, -6.0, 3.0, 5.0], [2.0, 0.0, -7.0, 4.0], [9.0] * 4, [-9.0] * 4])
+
+
+@functools.cache
+def tenths() -> Any:
+    """An update whose fraction is a tenth of the step."""
+    options = {"drop_fraction": lambda step: step / 10, "regrow_dropped": False}
+    return jax.jit(build(by_sign=True, **options).update)
+
+
+def by_sign(step: int) -> Any:
+    params = {"w": SIGNED}
+    masks, info = tenths()(jax.random.key(3), {"w": SIGNED_MASK}, params, params, step)
+    return np.asarray(masks["w"]), info
+
+
+def test_by_sign_by_hand() -> None:
+    # floor(0.5 * 5) = 2 of the positive go, 1 and 2, and floor(0.5 * 2) = 1 of the negative, -6,
+    # though five weights are smaller; and the 0. All four places are filled elsewhere.
+    masks, info = by_sign(5)
+    assert masks[:2].astype(int).tolist() == [[0, 0, 1, 1], [0, 0, 1, 1]]
+    assert (int(info.kept[0]), int(info.dropped), int(info.grown)) == (8, 4, 4)
+
+
+def test_by_sign_rounds_down_and_follows_a_schedule() -> None:
+    # floor(0.4 * 5) = 2 and floor(0.4 * 2) = 0; at step 0 the fraction is 0: only the 0 goes.
+    assert [int(by_sign(step)[1].dropped) for step in (4, 0)] == [3, 1]
+
+
+def test_by_sign_against_numpy(key: jax.Array) -> None:
+    rng = np.random.default_rng(0)
+    for draw in range(20):
+        weight = rng.normal(size=(4, 4)).astype(np.float32).round(1)
+        old = rng.permutation(16).reshape(4, 4) < 8
+        stays = np.zeros_like(old)
+        for sign in (1, -1):
+            places = np.flatnonzero(old & (sign * weight > 0))
+            order = places[np.argsort(-abs(weight.flat[places]), kind="stable")]
+            stays.flat[order[: len(order) - int(0.3 * len(order))]] = True
+        args = {"w": jnp.asarray(old)}, {"w": jnp.asarray(weight)}
+        new, info = tenths()(jax.random.fold_in(key, draw), *args, args[1], 3)
+        kept = np.asarray(new["w"]) & old
+        # Equal magnitudes may be chosen otherwise: counts and values agree.
+        assert int(info.kept[0]) == old.sum()
+        assert sorted(weight[kept]) == sorted(weight[stays])
+
+
+def test_by_sign_over_many_leaves_and_steps(key: jax.Array) -> None:
+    params = {str(i): jax.random.normal(jax.random.fold_in(key, i), (6, 8)) for i in range(9)}
+    tx = jaxsparse.sparsify(optax.adam(0.1), build(by_sign=True))
+
+    def step(carry: Any, _: Any) -> Any:
+        params, state = carry
+        updates, state = tx.update(params, state, params)
+        return (optax.apply_updates(params, updates), state), state.info.kept
+
+    run = jax.jit(lambda c: jax.lax.scan(step, c, length=6))
+    (params, state), kept = run((params, tx.init(params)))
+    assert (np.asarray(kept) == 24).all()
+    assert all(
+        (np.asarray(params[name])[~np.asarray(state.masks[name])] == 0).all() for name in params
+    )
+
+
+def test_updates_at_the_ends_of_epochs_but_the_last() -> None:
+    # Four epochs of 25 steps: 0 to 99. Their ends are before steps 25, 50, 75; 100 is never run.
+    due = jaxsparse.sparse_evolutionary(0.5, update=jaxsparse.every(25, start=25)).due
+    assert [step for step in range(100) if due(step)] == [25, 50, 75]
+
+
+def test_by_sign_needs_single_weights_and_one_sparsity() -> None:
+    for options in ({"structure": jaxsparse.channel()}, {"sparsity": lambda step: 0.5}):
+        with pytest.raises(ValueError, match="by_sign drops single weights at a constant sparsity"):
+            jaxsparse.sparse_evolutionary(**{"sparsity": 0.5, "by_sign": True} | options)

@@ -223,3 +223,19 @@ def test_real_cifar10(data_dir: pathlib.Path) -> None:
     assert np.bincount(cifar10.train_labels).tolist() == [5000] * 10
     np.testing.assert_allclose(np.divide(cifar10.mean, 255), [0.4914, 0.4822, 0.4465], atol=1e-4)
     np.testing.assert_allclose(np.divide(cifar10.std, 255), [0.2470, 0.2435, 0.2616], atol=1e-4)
+
+
+def test_a_validation_set_is_taken_from_the_training_set() -> None:
+    images = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1)
+    labels = np.arange(20, dtype=np.int32)
+    whole = data.Dataset("fake", 20, images, labels, images[:2], labels[:2], (1.0,), (1.0,))
+    rest, held, marks = data.hold_out(whole, 5)
+    assert (len(held), len(rest.train_images)) == (5, 15)
+    assert sorted([*marks.tolist(), *rest.train_labels.tolist()]) == list(range(20))
+    np.testing.assert_array_equal(held.ravel(), marks)
+    np.testing.assert_array_equal(rest.train_images.ravel(), rest.train_labels)
+    np.testing.assert_array_equal(data.hold_out(whole, 5)[2], marks)
+    np.testing.assert_array_equal(rest.test_images, whole.test_images)
+    for wrong in (0, 20):
+        with pytest.raises(ValueError, match=rf"validation is {wrong}; it must lie in 1 to 19"):
+            data.hold_out(whole, wrong)

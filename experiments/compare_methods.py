@@ -1,0 +1,204 @@
+"""Every method on MNIST LeNet-300-100, the same steps: ``python -m experiments.compare_methods``.
+
+All methods of the registry at 90, 95 and 98 % (those without a sparsity once, with their own
+penalty), 5 epochs, 5 seeds; the table and the figure go to ``experiments/results/``. Expected:
+moving masks end above a fixed random one; a method below it is looked into, in the page. About
+an hour on two CPU cores; a stopped run goes on with ``--resume``.
+"""
+
+import dataclasses
+import pathlib
+import statistics
+import sys
+from typing import Any
+
+import tyro
+from matplotlib.figure import Figure
+
+import jaxsparse
+
+from . import records, study
+from .config import Config, preset
+from .tables import aligned_markdown, percent_text, sparsity_text
+
+BASE = "mnist-lenet-300-100"
+# Test accuracy of LeNet-300-100, github.com/TimDettmers/sparse_learning: MNIST_sparse_summary.csv,
+# and for SNIP the compression table beside it.
+PUBLISHED = {
+    ("dense", 0.0): 0.9869,
+    ("dsr", 0.9): 0.9844,
+    ("dsr", 0.95): 0.9832,
+    ("dsr", 0.98): 0.9814,
+    ("snfs", 0.9): 0.9867,
+    ("snfs", 0.95): 0.9853,
+    ("snfs", 0.98): 0.9820,
+    ("set", 0.9): 0.9839,
+    ("set", 0.95): 0.9814,
+    ("set", 0.98): 0.9774,
+    ("deep_r", 0.9): 0.9819,
+    ("deep_r", 0.95): 0.9806,
+    ("deep_r", 0.98): 0.9821,
+    ("snip", 0.95): 0.984,
+    ("snip", 0.98): 0.976,
+}
+CONTROL = "static"
+_HEADS = [
+    "method", "sparsity", "accuracy (%)", "published", "kept", "training FLOPs", "R_s", "step time",
+]  # fmt: skip
+
+
+def configuration() -> Config:
+    """The run: all methods, five epochs.
+
+    Returns:
+      A ``Config``.
+    """
+    base = preset(BASE)
+    return dataclasses.replace(
+        base,
+        methods=tuple(jaxsparse.ALGORITHMS),
+        sparsities=(0.9, 0.95, 0.98),
+        epochs=5,
+        evaluate_every=5,
+        exploration=True,
+    )
+
+
+def _row(result: records.Result, dense: records.Result | None) -> list[str]:
+    known = PUBLISHED.get((result.method, result.sparsity))
+    low, high = min(result.kept), max(result.kept)
+    times = dense and dense.step_seconds and result.step_seconds
+    return [
+        result.method,
+        sparsity_text(result.sparsity) if result.sparsity else "",
+        percent_text(result.test_accuracy),
+        f"{100 * known:.2f}" if known else "",
+        f"{low:,}" if low == high else f"{low:,} to {high:,}",
+        f"{statistics.fmean(result.training_flops):.4f}",
+        f"{statistics.fmean(result.exploration):.3f}" if result.exploration else "",
+        f"{result.step_seconds / dense.step_seconds:.2f}" if times else "",
+    ]
+
+
+def below_control(results: list[records.Result]) -> list[str]:
+    """The cells that end below static random pruning by more than two standard errors.
+
+    Args:
+      results: All cells.
+
+    Returns:
+      A line each.
+    """
+    control = {r.sparsity: r for r in results if r.method == CONTROL}
+    lines = []
+    for result in results:
+        other = control.get(result.sparsity)
+        if other is None or other is result:
+            continue
+        mean, error = study.difference(result, other)
+        if mean < -2 * error:
+            lines.append(
+                f"- {result.method}, {sparsity_text(result.sparsity)}: {mean:+.2f} ± {error:.2f}"
+            )
+    return lines
+
+
+def markdown(results: list[records.Result], about: dict[str, Any]) -> str:
+    """The page of the study.
+
+    Args:
+      results: The finished cells.
+      about: What ``run.json`` holds.
+
+    Returns:
+      Markdown.
+    """
+    dense = next((r for r in results if r.method == "dense"), None)
+    ordered = sorted(results, key=lambda r: (r.sparsity, -statistics.fmean(r.test_accuracy)))
+    config, environment = about["config"], about["environment"]
+    optimizer, pruning = config["optimizer"], config["pruning"]
+    minutes = sum(result.seconds for result in results) / 60
+    lines = below_control(results) or ["None."]
+    return f"""# Every method on MNIST, LeNet-300-100
+
+`python -m experiments.compare_methods`: {config["epochs"]} epochs ({results[0].steps:,} steps of
+{config["batch_size"]}), {optimizer["name"]} with Nesterov momentum {optimizer["momentum"]},
+learning rate {optimizer["learning_rate"]} with {optimizer["decay"]} decay,
+L2 {optimizer["weight_decay"]};
+{pruning["distribution"].upper()} where layers have budgets; masks move every {pruning["interval"]}
+steps until {pruning["stop"]:.0%} of the run; one-shot methods prune at {pruning["one_shot"]:.0%} of
+it and train on. Nothing was tuned for any method. {config["seeds"]} seeds,
+{len(results)} of {len(about["cells"])} cells. Accuracy at the last step on the 10,000 test images,
+mean ± standard deviation; nothing was selected on them. Kept weights are exact counts, biases not
+counted. Training FLOPs are fractions of dense training, counted from the masks and updates of the
+run. R_s: share of the weights that were ever kept (Liu et al., 2021). Step time: relative to dense,
+median of the compiled calls; masks simulate sparsity, so it is the cost of the method.
+
+{aligned_markdown(_HEADS, [_row(result, dense) for result in ordered])}
+Published: TimDettmers/sparse_learning; another training budget, other layer-wise sparsities.
+
+## Below static random pruning
+
+By more than two standard errors of the paired differences (percentage points):
+
+{chr(10).join(lines)}
+
+{environment["hardware"]}; Python {environment["python"]}, jax {environment["jax"]}, flax
+{environment["flax"]}, optax {environment["optax"]}; commit {environment["commit"]},
+{environment["date"]}; {minutes:.0f} minutes of training, on a machine that did other work too.
+"""
+
+
+def figure(run: pathlib.Path, path: pathlib.Path) -> None:
+    """Accuracy of every method, a row each, a mark a sparsity.
+
+    Args:
+      run: Folder of the run.
+      path: The PNG file.
+    """
+    results = records.read_results(run)
+    sparsities = sorted({r.sparsity for r in results if r.sparsity})
+    mean = lambda r: 100 * statistics.fmean(r.test_accuracy)
+    best = {r.method: max(mean(o) for o in results if o.method == r.method) for r in results}
+    methods = sorted(best, key=lambda name: best[name])
+    drawn = Figure(figsize=(7, 1.2 + 0.24 * len(methods)), layout="constrained")
+    axes = drawn.subplots()
+    axes.set_axisbelow(True)
+    axes.grid(axis="x", color="0.88")
+    colors = dict(zip(sparsities, ("#2a6f97", "#e09f3e", "#9e2a2b", "#540b0e"), strict=False))
+    for sparsity in [0.0, *sparsities]:
+        cells = [r for r in results if r.sparsity == sparsity]
+        spread = [100 * statistics.stdev(r.test_accuracy) for r in cells if len(r.seeds) > 1]
+        axes.errorbar(
+            [mean(r) for r in cells],
+            [methods.index(r.method) for r in cells],
+            xerr=spread or None,
+            fmt="o",
+            markersize=4,
+            color=colors.get(sparsity, "0.35"),
+            label=sparsity_text(sparsity) if sparsity else "own sparsity, or dense",
+        )
+    control = [mean(r) for r in results if r.method == CONTROL]
+    low = min(control, default=90.0) - 3
+    axes.set_xlim(max(low, min(map(mean, results)) - 0.5), 99)
+    axes.set_yticks(range(len(methods)), methods, fontsize=8)
+    axes.set_xlabel("test accuracy (%), mean ± standard deviation")
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
+    drawn.savefig(path, dpi=150, facecolor="white")
+
+
+def main(arguments: study.Arguments) -> int:
+    """Train and write the results.
+
+    Args:
+      arguments: The command line.
+
+    Returns:
+      Exit code.
+    """
+    name = "compare_methods"
+    return study.main(arguments, name, "compare-methods", configuration(), markdown, figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(study.Arguments, description=__doc__)))

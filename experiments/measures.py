@@ -1,0 +1,87 @@
+"""What some methods need beside gradients, from a network and its training data."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from jaxsparse.curvature import gauss_newton_diagonal
+
+from .augment import normalize
+from .data import Dataset
+
+# Images of the training set that curvature and activations are taken of.
+_EXAMPLES = 256
+
+
+class Measures(NamedTuple):
+    """Arguments of methods, by the names that the factories have for them.
+
+    Attributes:
+      curvature: ``params -> pytree``: the Gauss-Newton diagonal of the mean cross-entropy.
+      activation_norms: ``params -> pytree``: the L2 norm of each input feature of each kernel.
+      chain: Paths of the kernels, from input to output.
+    """
+
+    curvature: Callable[[Any], Any]
+    activation_norms: Callable[[Any], Any]
+    chain: tuple[str, ...]
+
+
+def measures_of(model: nn.Module, dataset: Dataset) -> Measures:
+    """Measures of a network on a few training images; batch statistics as they are at first.
+
+    Args:
+      model: A linen module with ``__call__(images, train)``.
+      dataset: The data.
+
+    Returns:
+      What ``build_method`` hands on; nothing is computed before a method asks.
+    """
+    mean, std = np.asarray(dataset.mean), np.asarray(dataset.std)
+    images = normalize(jnp.asarray(dataset.train_images[:_EXAMPLES]), mean, std)
+    init = lambda: dict(model.init(jax.random.key(0), images[:1], train=False))
+    kernels: list[tuple[str, ...]] = []
+
+    def rest() -> dict[str, Any]:
+        return {name: tree for name, tree in init().items() if name != "params"}
+
+    def look_at_paths() -> None:
+        kernels.extend(_inputs(model, init()["params"], rest(), images[:1]))
+
+    jax.eval_shape(look_at_paths)
+
+    def logits(params: Any, inputs: jax.Array) -> Any:
+        return model.apply({"params": params, **rest()}, inputs, train=False)
+
+    def activation_norms(params: Any) -> Any:
+        found = _inputs(model, params, rest(), images)
+        norm = lambda x: jnp.sqrt(jnp.sum(jnp.square(x), axis=tuple(range(x.ndim - 1))))
+        flat = traverse_util.flatten_dict(params)
+        norms = {path: jnp.zeros(()) for path in flat} | {p: norm(x) for p, x in found.items()}
+        return traverse_util.unflatten_dict(norms)
+
+    return Measures(
+        curvature=lambda params: gauss_newton_diagonal(logits, params, images),
+        activation_norms=activation_norms,
+        chain=tuple("/".join(path) for path in kernels),
+    )
+
+
+def _inputs(model: nn.Module, params: Any, rest: Any, images: Any) -> dict[tuple[str, ...], Any]:
+    """The input of every layer that has a kernel, by the kernel's path, in the order of calls."""
+    found: dict[tuple[str, ...], Any] = {}
+
+    def look(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        has_kernel = "kernel" in context.module.variables.get("params", {})
+        if has_kernel and context.method_name == "__call__":
+            found[(*context.module.path, "kernel")] = args[0]
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(look):
+        model.apply({"params": params, **rest}, images, train=False)
+    return found

@@ -1,0 +1,100 @@
+"""A study: a run of many cells, its page, its numbers and its figure among the results."""
+
+import dataclasses
+import math
+import pathlib
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from . import records
+from .cell import Stopped
+from .config import Config
+from .report import write_report
+from .train import INTERRUPTED, open_run, train
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Train, or go on training, then write the table."""
+
+    run: pathlib.Path | None = None
+    """A run of the study to read instead of training."""
+    resume: bool = False
+    """Go on with the newest run of the study."""
+    data_dir: pathlib.Path | None = None
+    """TFDS data directory."""
+    partial: bool = False
+    """With --run: write the page of the cells that are finished, and say how many they are."""
+    results: pathlib.Path = pathlib.Path(__file__).parent / "results"
+    """Folder that the table, the numbers and the figure are written to."""
+
+
+def difference(ours: records.Result, other: records.Result) -> tuple[float, float]:
+    """How much better one cell is than another, seed by seed.
+
+    Args:
+      ours: A cell.
+      other: Another with the same seeds.
+
+    Returns:
+      Mean of the differences in test accuracy, and their standard error, in percentage points.
+    """
+    pairs = zip(ours.test_accuracy, other.test_accuracy, strict=True)
+    gaps = [100 * (a - b) for a, b in pairs]
+    return statistics.fmean(gaps), statistics.stdev(gaps) / math.sqrt(len(gaps))
+
+
+def main(
+    arguments: Arguments,
+    name: str,
+    label: str,
+    config: Config,
+    markdown: Callable[[list[records.Result], dict[str, Any]], str],
+    figure: Callable[[pathlib.Path, pathlib.Path], None],
+) -> int:
+    """Train what is not finished, and write the results.
+
+    Args:
+      arguments: The command line.
+      name: Of the result files.
+      label: Of the run's folder.
+      config: The run.
+      markdown: From all results and what ``run.json`` holds to the page.
+      figure: From the run's folder to a PNG file.
+
+    Returns:
+      Exit code: 0, 2 where something cannot be run or read, 130 for a run stopped on request.
+    """
+    console = Console()
+    run = arguments.run
+    try:
+        if run is None:
+            changes = {"data_dir": arguments.data_dir, "resume": arguments.resume}
+            config = dataclasses.replace(config, **changes)
+            run = open_run(label, config, pathlib.Path("runs"))
+            train(config, run, console)
+        results, about = records.read_results(run), records.read_json(run / "run.json")
+        if about is None:
+            raise ValueError(f"{run} holds no run; name the folder of one")
+        if not results or (len(results) < len(about["cells"]) and not arguments.partial):
+            raise ValueError(
+                f"{run} has {len(results)} of {len(about['cells'])} cells; go on with --resume, "
+                "or add --partial"
+            )
+    except Stopped:
+        console.print("stopped; go on with --resume")
+        return INTERRUPTED
+    except (ValueError, FileNotFoundError) as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
+        return 2
+    numbers = {"run": about, "results": [dataclasses.asdict(result) for result in results]}
+    records.write_json(arguments.results / f"{name}.json", numbers)
+    page = markdown(results, about)
+    records.write_bytes(arguments.results / f"{name}.md", page.encode())
+    figure(run, arguments.results / f"{name}.png")
+    console.print(page, markup=False)
+    console.print(f"report: {write_report(run)}")
+    return 0
