@@ -67,7 +67,7 @@ def configuration() -> Config:
 def _row(result: records.Result, dense: records.Result | None) -> list[str]:
     known = PUBLISHED.get((result.method, result.sparsity))
     low, high = min(result.kept), max(result.kept)
-    times = dense and dense.step_seconds and result.step_seconds
+    base, time = dense.step_seconds if dense else None, result.step_seconds
     return [
         result.method,
         sparsity_text(result.sparsity) if result.sparsity else "",
@@ -76,7 +76,7 @@ def _row(result: records.Result, dense: records.Result | None) -> list[str]:
         f"{low:,}" if low == high else f"{low:,} to {high:,}",
         f"{statistics.fmean(result.training_flops):.4f}",
         f"{statistics.fmean(result.exploration):.3f}" if result.exploration else "",
-        f"{result.step_seconds / dense.step_seconds:.2f}" if times else "",
+        f"{time / base:.2f}" if time and base else "",
     ]
 
 

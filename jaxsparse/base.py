@@ -37,10 +37,8 @@ class Score(Protocol):
     algorithm's memory, ``None`` where it has none.
     """
 
-    def __call__(
-        self, key: chex.PRNGKey, weight: Array, grad: Array, mask: Array, memory: Any
-    ) -> Array:
-        """Score one leaf."""
+    def __call__(self, key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Array:
+        """Score one leaf; what a score does not read may be None."""
         ...
 
 
@@ -72,7 +70,8 @@ that holds more than its new budget is cut to it."""
 class Forward(Protocol):
     """A memory that says what the loss is evaluated at: that of every method with dense weights.
 
-    (A ``NamedTuple`` with this method: the state is data, and its type says what it means.)
+    (A ``NamedTuple`` with this method: the state is data, and its type says what it means. It may
+    have another one, ``initial(params, masks)``: of which parameters these are the weights.)
     """
 
     def forward(self, key: chex.PRNGKey, params: Params, masks: Masks, training: bool) -> Params:
@@ -223,6 +222,8 @@ class MaskAlgorithm(NamedTuple):
       dense_weights: Do the weights stay dense, behind a sparse forward pass? Then ``start``
         makes a ``Forward``, the masks move after training, by the weights that come out, and
         ``forward_params`` has the zeros.
+      trains: ``(masks, params, memory) -> masks``: which dense weights may move at all, whatever
+        the inner optimizer says of the others (momentum, weight decay); ``None``: all.
       learned: Do the counts follow from what is trained, and not from a budget?
     """
 
@@ -236,6 +237,7 @@ class MaskAlgorithm(NamedTuple):
     dense_gradients: Schedule = never
     backward: Callable[..., tuple[Params, Memory]] | None = None
     dense_weights: bool = False
+    trains: Callable[[Masks, Params, Memory], Masks] | None = None
     learned: bool = False
 
 

@@ -159,6 +159,12 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
             )
         return merge(params, [new for new, _ in found]), tuple(memo for _, memo in found)
 
+    def trains(masks: Masks, params: Params, memory: Memory) -> Masks:
+        found = []
+        for i, part, (own_params, own) in each(params, masks):
+            found.append(part.trains(own, own_params, memory[i]) if part.trains else own)
+        return merge(params, found)
+
     pausing = [part.pauses for part in parts if part.pauses is not never]
     moving = [part.due for part in parts if part.due is not None]
     return MaskAlgorithm(
@@ -172,5 +178,6 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
         dense_gradients=any_of(*[part.dense_gradients for part in parts]),
         backward=backward if any(part.backward for part in parts) else None,
         dense_weights=dense_weights,
+        trains=trains if any(part.trains for part in parts) else None,
         learned=any(part.learned for part in parts),
     )

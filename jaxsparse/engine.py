@@ -74,6 +74,7 @@ def drop_grow(
     dense_gradients: Schedule = never,
     backward: Callable[..., tuple[Params, Memory]] | None = None,
     dense_weights: bool = False,
+    trains: Callable[[Masks, Params, Memory], Masks] | None = None,
 ) -> MaskAlgorithm:
     """Build an algorithm from its choices: every method in ``jaxsparse.algorithms`` is one call.
 
@@ -112,6 +113,7 @@ def drop_grow(
       dense_gradients: ``step -> bool``, for accounting: when gradients of absent weights are read.
       backward: See ``MaskAlgorithm``.
       dense_weights: See ``MaskAlgorithm``.
+      trains: See ``MaskAlgorithm``.
 
     Returns:
       A ``MaskAlgorithm``.
@@ -353,6 +355,7 @@ def drop_grow(
         dense_gradients=dense_gradients,
         backward=backward,
         dense_weights=dense_weights,
+        trains=trains,
     )
 
 

@@ -81,12 +81,18 @@ def explored(algorithm: MaskAlgorithm) -> MaskAlgorithm:
         grads, inner = there(key, masks, params, grads, step, memory.inner)
         return grads, memory._replace(inner=inner)
 
+    def trains(masks: Masks, params: Params, memory: Any) -> Masks:
+        there = algorithm.trains
+        assert there is not None
+        return there(masks, params, memory.inner)
+
     return algorithm._replace(
         update=update,
         start=start,
         remember=remember,
         regrow=regrow if algorithm.regrow else None,
         backward=backward if algorithm.backward else None,
+        trains=trains if algorithm.trains else None,
     )
 
 

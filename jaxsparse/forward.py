@@ -60,7 +60,8 @@ def initial_params(params: Params, opt_state: Any) -> Params:
       opt_state: ``tx.init(params)``.
 
     Returns:
-      Pytree like ``params``; where the weights stay dense (``forward_params``), as it is.
+      Pytree like ``params``; where the weights stay dense (``forward_params``), as it is, or
+      what the forward pass makes these weights of (``powerpropagation``).
 
     Raises:
       ValueError: if there is no ``sparsify`` state inside ``opt_state``.
@@ -72,11 +73,15 @@ def initial_params(params: Params, opt_state: Any) -> Params:
       >>> float(initial_params(params, tx.init(params))["kernel"].sum())
       8.0
     """
-    nowhere, states = dense_masks(masks_of(opt_state)), sparsity_states(opt_state)
-    obeyed = [part for part in states if not forwards(part.memory)]
-    if not obeyed:
-        return params
-    return apply_masks(params, masks_of([*obeyed, obeyed[0]._replace(masks=nowhere)]))
+    nowhere = dense_masks(masks_of(opt_state))
+    for part in sparsity_states(opt_state):
+        own = masks_of([part, part._replace(masks=nowhere)])
+        behind = forwards(part.memory)
+        for memory in behind:
+            initial = getattr(memory, "initial", None)
+            params = initial(params, own) if initial else params
+        params = params if behind else apply_masks(params, own)
+    return params
 
 
 def forwards(memory: Memory) -> list[Forward]:

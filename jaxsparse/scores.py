@@ -286,8 +286,8 @@ def length_three_paths(kind: Literal["ch2", "ch3", "l3"] = "ch2") -> Score:
       >>> import jax, jax.numpy as jnp
       >>> mask = jnp.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], bool)
       >>> score = length_three_paths("l3")(jax.random.key(0), mask * 1.0, None, mask, None)
-      >>> print(score.round(2)[0])  # input 0 to output 1, over output 0 and input 1: 1/sqrt(2 2)
-      [0.5 0.5 0. ]
+      >>> round(float(score[0, 1]), 2)  # over output 0 and input 1, of two links each
+      0.5
     """
     if kind not in ("ch2", "ch3", "l3"):
         raise ValueError(f"kind is {kind!r}; it must be 'ch2', 'ch3' or 'l3'")

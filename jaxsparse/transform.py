@@ -132,6 +132,9 @@ def sparsify(
         def behind_a_forward_pass() -> tuple[Params, Masks, UpdateInfo, Any]:
             """Dense weights are trained; then the masks follow the weights that come out."""
             updates, inner_state = inner.update(given, state.inner_state, params, **extra)
+            if algorithm.trains is not None:
+                may = algorithm.trains(before, params, memory)
+                updates = map_masks(_masked, may, updates, dense=lambda update: update)
             masks, info = before, state.info
             if due and moves:
                 after = optax.apply_updates(params, updates)

@@ -249,12 +249,16 @@ def test_forward_params_is_the_identity_unless_weights_stay_dense(name: str) -> 
         assert same(forward, params) != build(name).dense_weights
         # What has no mask is nobody's business.
         assert same(forward["LayerNorm_0"], params["LayerNorm_0"])
-    start = jaxsparse.initial_params(params, state)
-    assert same(start, params)
-    first = jaxsparse.initial_params(random_tree(0), result.states[0])
-    assert same(first, random_tree(0)) == (
-        build(name).dense_weights or kept(result.states[0].masks) == 645
-    )
+    # What training starts from has, behind the forward pass, the weights that were initialized.
+    weights, first = random_tree(0), result.states[0]
+    start = jaxsparse.initial_params(weights, first)
+    if build(name).dense_weights:
+        seen = jaxsparse.forward_params(start, first, training=False)
+        for mask, ours, theirs in leaves(first.masks, seen, weights):
+            if not build(name).learned:
+                np.testing.assert_allclose(ours, np.where(mask, theirs, 0), rtol=1e-5)
+    else:
+        assert same(start, jaxsparse.apply_masks(weights, first.masks))
 
 
 @every_method
@@ -554,7 +558,13 @@ def test_vmap_over_seeds_is_the_loop_and_still_updates_only_when_due(name: str) 
             (jax.tree.map(lambda _: 0, weights), axes),
             is_leaf=lambda node: node is None,
         )
-        assert same(mine, single)
+        if planned(name):
+            assert same(mine, single)
+            continue
+        # exp and log are rounded otherwise under vmap; masks are not.
+        assert same(mine[1].masks, single[1].masks)
+        for ours, theirs in zip(jax.tree.leaves(mine), jax.tree.leaves(single), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 # --- 10: abstract and empty trees ----------------------------------------------------------------

@@ -105,7 +105,7 @@ _SMALL: Mapping[str, tuple[Callable[..., MaskAlgorithm], Mapping[str, Any]]] = {
     "str": (soft_threshold, {"initial": -2.0}),
     "powerpropagation": (powerpropagation, _GRADUAL),
     "l0": (l0, {"examples": 100}),
-    "variational_dropout": (variational_dropout, {"examples": 100}),
+    "variational_dropout": (variational_dropout, {"examples": 100, "initial": -2.0}),
     # From dense to sparse.
     "granet": (granet, _GRADUAL),
     "gradual_magnitude": (gradual_magnitude, _GRADUAL),
@@ -116,7 +116,7 @@ _SMALL: Mapping[str, tuple[Callable[..., MaskAlgorithm], Mapping[str, Any]]] = {
     "sensitivity": (sensitivity, _ONCE),
     "lookahead": (lookahead, {**_ONCE, "chain": lambda masks: sparse_paths(masks)[-1:]}),
     "obd": (obd, {**_ONCE, "curvature": _some_curvature}),
-    "wanda": (wanda, {**_ONCE, "activation_norms": _some_norms}),
+    "wanda": (wanda, {**_ONCE, "activation_norms": _some_norms, "structure": None}),
     # Before training.
     "snip": (snip, _SPARSE),
 }

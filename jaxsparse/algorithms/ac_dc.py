@@ -27,7 +27,7 @@ def ac_dc(
     structure: Structure | None = None,
     where: Where = default_where,
 ) -> MaskAlgorithm:
-    """Alternating compressed/decompressed training ("AC/DC", Peste et al., 2021, Algorithm 1).
+    """Alternating compressed/decompressed training ("AC/DC", Peste et al., 2021).
 
     ========================  ==========  ====================  =========================
     sparsity over time        when        drop                  grow
@@ -46,11 +46,11 @@ def ac_dc(
       stop: First step of the last sparse phase at the latest: what is dense then is pruned.
       interval: Steps of a phase, at least 1.
       switches: The first steps of the phases after the warm-up, in place of the three numbers:
-        sparse, dense, ..., sparse; an odd number of steps that rise. The paper's ImageNet runs, in
+        sparse, dense, ..., sparse; an odd number of steps that rise. Published for ImageNet, in
         epochs: ``[*range(10, 75, 5), 75, 85]``.
       distribution: ``(params, sparsity, *, where) -> kept counts``; only its sum with a global
         scope.
-      scope: ``"global"``, as in the paper: leaves compete for the sum; or ``"layer"``.
+      scope: ``"global"``, as in published code: leaves compete for the sum; or ``"layer"``.
       grown_slots: Optimizer slots of grown weights: ``"initial"``, ``"keep"``, or a number c for
         initial + c times the gradient.
       structure: What is kept together; default: single weights. N:M needs ``scope="layer"``.

@@ -60,9 +60,10 @@ def cht(
     nodes have outside of all paths of that pair, which no matrix product gives; the nodes' version,
     which the authors' CHTs introduced for that reason, takes its place. Not here: the start from
     correlations of the inputs or from other graph models (masks start at random); its weight
-    initialization; the removal of neurons that lost all links on one side; the stop when few links change; the soft sampling and
-    the rising sparsity of CHTs and CHTss (for the latter give a schedule). A convolution is a
-    graph for each position of its kernel; the paper has fully connected layers.
+    initialization; the removal of neurons that lost all links on one side; the stop when few links
+    change; the soft sampling and the rising sparsity of CHTs and CHTss (for the latter give a
+    schedule). A convolution is a graph for each position of its kernel; the paper has fully
+    connected layers.
 
     References:
       Zhang et al., `Epitopological learning and Cannistraci-Hebb network shape intelligence brain-

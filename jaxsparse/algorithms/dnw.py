@@ -23,7 +23,7 @@ def dnw(
     structure: Structure | None = None,
     where: Where = default_where,
 ) -> MaskAlgorithm:
-    """Discovering neural wirings ("DNW", Wortsman et al., 2019, Algorithm 1).
+    """Discovering neural wirings ("DNW", Wortsman et al., 2019).
 
     ==================  ================  =========================  =============================
     sparsity over time  chosen            forward                    trained
@@ -38,9 +38,9 @@ def dnw(
     Args:
       sparsity: Fraction of zeros in the forward pass, over the sparse leaves, in [0, 1); a float
         or ``step -> float``.
-      distribution: ``(params, sparsity, *, where) -> kept counts``; uniform in the paper.
-      scope: ``"layer"``, as in the paper's networks without a learned graph, or ``"global"``:
-        leaves compete for the sum.
+      distribution: ``(params, sparsity, *, where) -> kept counts``; uniform in published code.
+      scope: ``"layer"``, as in published code for ImageNet, or ``"global"``: leaves compete for the
+        sum.
       structure: What is kept together; default: single weights.
       where: ``(path, leaf) -> bool``: which leaves may be sparse.
 
@@ -61,9 +61,8 @@ def dnw(
       >>> params["w"].tolist(), jaxsparse.forward_params(params, state)["w"].tolist()
       ([[3.0, 5.0]], [[0.0, 5.0]])
 
-    Differences from the paper: any optimizer, where the paper's equations are SGD; layers as the
-    paper's large networks have them, not the learned graph between channels; equal magnitudes are
-    ordered by a hash of the index.
+    Differences from the paper: the weights of given layers, not the graph between channels that it
+    also learns; any optimizer; equal magnitudes are ordered by a hash of the index.
 
     References:
       Wortsman et al., `Discovering Neural Wirings <https://arxiv.org/abs/1906.00586>`_,

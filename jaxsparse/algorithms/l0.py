@@ -51,7 +51,7 @@ def l0(
     gate_optimizer: optax.GradientTransformation = _PUBLISHED,
     where: Where = default_where,
 ) -> MaskAlgorithm:
-    """L0 regularization with hard concrete gates ("L0", Louizos et al., 2018, eqs. 9 to 13).
+    """L0 regularization with hard concrete gates ("L0", Louizos et al., 2018).
 
     ==================  =============================  ===============================
     sparsity over time  kept                           trained

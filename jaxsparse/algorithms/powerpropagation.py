@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxsparse import distributions, scores
-from jaxsparse._tree import flatten_with_paths, is_dense, map_masks
+from jaxsparse._tree import map_masks
 from jaxsparse.base import (
     Distribution,
     MaskAlgorithm,
@@ -40,6 +40,12 @@ class Power(NamedTuple):
 
         return map_kept(weight, params, masks)
 
+    def initial(self, params: Params, masks: Masks) -> Params:
+        """``sign(w) |w|^(1 / alpha)``: the phi whose powers are the weights given."""
+        (alpha,) = jax.tree.leaves(self.alpha)
+        root = lambda w, mask: (jnp.sign(w) * _power(w, 1 / alpha)).astype(w.dtype)
+        return map_kept(root, params, masks)
+
 
 def powerpropagation(
     sparsity: float,
@@ -53,7 +59,7 @@ def powerpropagation(
     structure: Structure | None = None,
     where: Where = default_where,
 ) -> MaskAlgorithm:
-    """Train ``w = phi |phi|^(alpha - 1)``, then prune (Schwarz et al., 2021, section 2).
+    """Train ``w = phi |phi|^(alpha - 1)``, then prune ("Powerpropagation", Schwarz et al., 2021).
 
     ============================  =====================  =====================================
     sparsity over time            pruned                 trained
@@ -64,7 +70,8 @@ def powerpropagation(
 
     The parameters are phi; the loss is taken at ``forward_params(params, opt_state)``. Small
     weights learn slowly and large ones fast, so that more of them end near zero. Start from
-    ``powerpropagation_init(params, alpha)``, which leaves the network's weights as they were.
+    ``initial_params(params, opt_state)`` (``TrainState.create`` does), which leaves the network's
+    weights as they were.
 
     Args:
       sparsity: Fraction of zeros over the sparse leaves at the end, in [0, 1).
@@ -85,11 +92,12 @@ def powerpropagation(
 
     Example:
       >>> import jax.numpy as jnp, optax, jaxsparse
-      >>> params = powerpropagation_init({"w": jnp.array([[9.0, -4.0]])}, 2.0)
+      >>> tx = jaxsparse.sparsify(optax.sgd(0.5), powerpropagation(0.5, start=0, alpha=2.0))
+      >>> params = {"w": jnp.array([[9.0, -4.0]])}
+      >>> state = tx.init(params)
+      >>> params = jaxsparse.initial_params(params, state)
       >>> params["w"].tolist()
       [[3.0, -2.0]]
-      >>> tx = jaxsparse.sparsify(optax.sgd(0.5), powerpropagation(0.5, start=0, alpha=2.0))
-      >>> state = tx.init(params)
       >>> jaxsparse.forward_params(params, state)["w"].tolist()
       [[9.0, -4.0]]
       >>> updates, state = tx.update({"w": jnp.ones((1, 2))}, state, params)
@@ -134,32 +142,6 @@ def powerpropagation(
         backward=backward,
         dense_weights=True,
     )
-
-
-def powerpropagation_init(params: Params, alpha: float, *, where: Where = default_where) -> Params:
-    """The phi whose powers are the given weights: ``sign(u) |u|^(1 / alpha)``.
-
-    Args:
-      params: Pytree of arrays, as they were initialized.
-      alpha: The exponent, at least 1.
-      where: ``(path, leaf) -> bool``: the same as the method's.
-
-    Returns:
-      Pytree like ``params``; leaves that may not be sparse as they are.
-
-    Raises:
-      ValueError: if ``alpha`` is out of range.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> print(powerpropagation_init({"b": jnp.ones(1) * 8, "w": -8 * jnp.ones((1, 1))}, 3.0))
-      {'b': Array([8.], dtype=float32), 'w': Array([[-2.]], dtype=float32)}
-    """
-    _check_alpha(alpha)
-    leaves, structure = flatten_with_paths(params)
-    taken = lambda path, leaf: not is_dense(leaf) and where(path, leaf)
-    root = lambda u: (jnp.sign(u) * _power(u, 1 / alpha)).astype(u.dtype)
-    return jax.tree.unflatten(structure, [root(u) if taken(p, u) else u for p, u in leaves])
 
 
 def _power(phi: Array, exponent: Any) -> Array:

@@ -43,7 +43,7 @@ def soft_threshold(
     threshold_optimizer: optax.GradientTransformation = _PAPERS,
     where: Where = default_where,
 ) -> MaskAlgorithm:
-    """Soft threshold weight reparameterization ("STR", Kusupati et al., 2020, eqs. 2 to 5).
+    """Soft threshold weight reparameterization ("STR", Kusupati et al., 2020).
 
     ==================  ==================================  ===================================
     sparsity over time  kept                                trained
@@ -80,8 +80,8 @@ def soft_threshold(
       >>> state.memory.thresholds.tolist()
       [2.0]
 
-    Differences from the paper: s has an optimizer of its own, with constant learning rates by
-    default; what may be sparse is chosen by ``where`` (the paper leaves no layer out).
+    Differences from the paper: s has an optimizer of its own, by default with a constant learning
+    rate, where published code trains all by one with a warm-up and a cosine.
 
     References:
       Kusupati et al., `Soft Threshold Weight Reparameterization for Learnable Sparsity

@@ -38,7 +38,7 @@ def sr_ste(
     update: Schedule = always,
     where: Where = default_where,
 ) -> MaskAlgorithm:
-    """Sparse-refined straight-through estimator ("SR-STE", Zhou et al., 2021, section 4.2).
+    """Sparse-refined straight-through estimator ("SR-STE", Zhou et al., 2021).
 
     ==================  ================  ==============================  ====================
     sparsity over time  chosen            forward                         trained

@@ -49,7 +49,7 @@ def top_kast(
     structure: Structure | None = None,
     where: Where = default_where,
 ) -> MaskAlgorithm:
-    """Top-k always sparse training ("Top-KAST", Jayakumar et al., 2020, section 2).
+    """Top-k always sparse training ("Top-KAST", Jayakumar et al., 2020).
 
     ==================  ==========  =====================  ==================================
     sparsity over time  chosen      forward                trained
@@ -67,7 +67,7 @@ def top_kast(
         ``None``: twice as many are trained as are seen.
       decay: Weight of the penalty in the gradient, 0 or more: on A as it is, on the rest of B
         divided by D.
-      penalty: ``"l2"``: the gradient of w^2 / 2, the paper's words; ``"l1"``: of |w|, its formula.
+      penalty: ``"l2"``: the gradient of w^2 / 2; ``"l1"``: of |w|, as it is sometimes written.
       distribution: ``(params, sparsity, *, where) -> kept counts``, of A and of B.
       update: ``step -> bool``: when A and B are chosen anew.
       structure: What is kept together; default: single weights.
@@ -90,9 +90,10 @@ def top_kast(
       >>> optax.apply_updates(params, updates)["w"].tolist()
       [[3.0, 2.0, 2.0, 1.0]]
 
-    Differences from the paper: weights outside B get a zero gradient, and plain SGD leaves them
-    alone; momentum, Adam's moments and decoupled weight decay go on to move them (keep decay out of
-    the optimizer; ``decay`` is there). D in the penalty is that of the whole network, which is the
+    Weights outside B keep their values, whatever momentum, Adam's moments and decoupled weight
+    decay would make of them.
+
+    Differences from the paper: D in the penalty is that of the whole network, which is the
     layer's own under ``uniform``. Sets are chosen by the weights after a training step. The arrays
     are dense: FLOPs of the backward pass lie between those of A and the dense ones, by the share of
     B; training FLOPs counted from the masks are those of A.
@@ -157,6 +158,7 @@ def top_kast(
         start=lambda masks, params: TopKast(masks),
         remember=remember,
         backward=backward,
+        trains=lambda masks, params, memory: memory.trained,
         dense_gradients=never,
         dense_weights=True,
         **choices,

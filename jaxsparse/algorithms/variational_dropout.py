@@ -59,7 +59,7 @@ def variational_dropout(
     noise_optimizer: optax.GradientTransformation = _ADAM,
     where: Where = default_where,
 ) -> MaskAlgorithm:
-    """Sparse variational dropout (Molchanov et al., 2017, eqs. 11 to 14).
+    """Sparse variational dropout ("Sparse VD", Molchanov et al., 2017).
 
     ==================  ==========================================  ==============================
     sparsity over time  kept                                        trained
@@ -154,7 +154,9 @@ def variational_dropout(
 def _log_alpha(weight: Array, log_variance: Array) -> Array:
     """``log sigma^2 - log w^2``, in float32 or wider."""
     wide = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
-    return jnp.clip(log_variance - jnp.log(wide**2 + _TINY), -_CLIP, _CLIP)
+    full = log_variance - jnp.log(wide**2 + _TINY)
+    # The slope outside is chosen, not multiplied, to be 0: huge gradients overflow on the way.
+    return jnp.where(jnp.abs(full) < _CLIP, full, jnp.sign(full) * _CLIP)
 
 
 def _noisy(weight: Array, log_variance: Array, key: chex.PRNGKey) -> Array:

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jaxsparse
-from jaxsparse.algorithms.powerpropagation import powerpropagation, powerpropagation_init
+from jaxsparse.algorithms.powerpropagation import powerpropagation
 
 
 def run(method: Any, steps: int, params: Any, grad: Any, inner: Any = None) -> Any:
@@ -81,14 +81,16 @@ def test_small_weights_learn_slowly() -> None:
 
 def test_the_start_leaves_the_weights_as_they_were() -> None:
     params = {"kernel": jnp.array([[8.0, -1.0, 0.0, -0.027]]), "bias": jnp.array([8.0])}
-    phi = powerpropagation_init(params, 3.0)
+    method = powerpropagation(0.5, start=9, alpha=3.0)
+    state = jaxsparse.sparsify(optax.sgd(0.1), method).init(params)
+    phi = jaxsparse.initial_params(params, state)
     np.testing.assert_allclose(phi["kernel"], [[2.0, -1.0, 0.0, -0.3]], rtol=1e-5)
     assert phi["bias"].tolist() == [8.0]
-    state = jaxsparse.sparsify(optax.sgd(0.1), powerpropagation(0.5, start=9, alpha=3.0)).init(phi)
     seen = jaxsparse.forward_params(phi, state)
     np.testing.assert_allclose(seen["kernel"], params["kernel"], rtol=1e-5)
-    nothing = powerpropagation_init(params, 3.0, where=lambda path, leaf: False)
-    assert nothing["kernel"].tolist() == params["kernel"].tolist()
+    tx = jaxsparse.sparsify(optax.sgd(0.1), method)
+    train = jaxsparse.TrainState.create(apply_fn=print, params=params, tx=tx)
+    assert train.params["kernel"].tolist() == phi["kernel"].tolist()
 
 
 def test_gradual_pruning_is_for_good() -> None:
@@ -119,8 +121,6 @@ def test_scope_structure_and_where() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match=r"alpha is 0.5; it must be at least 1"):
         powerpropagation(0.9, start=0, alpha=0.5)
-    with pytest.raises(ValueError, match=r"alpha is 0.5; it must be at least 1"):
-        powerpropagation_init({"w": jnp.ones((2, 2))}, 0.5)
     with pytest.raises(ValueError, match=r"sparsity is 90.0; .*give 0.9"):
         powerpropagation(90.0, start=0)
     with pytest.raises(ValueError, match="stop is 3, not after start"):
