@@ -1,7 +1,9 @@
 """From a configuration to objects: the network, the optimizer, the methods."""
 
+import dataclasses
 import functools
 import inspect
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -42,18 +44,21 @@ def build_model(config: Config, classes: int) -> nn.Module:
     return families[model.name]()
 
 
-def build_optimizer(config: Config, steps: int, steps_per_epoch: int) -> Any:
+def build_optimizer(config: Config, steps: int, steps_per_epoch: int, method: str = "") -> Any:
     """The inner optimizer with its learning-rate schedule.
 
     Args:
       config: The configuration.
       steps: Steps of the run.
       steps_per_epoch: Steps of an epoch.
+      method: A key of ``jaxsparse.ALGORITHMS``; one that needs Adam gets it.
 
     Returns:
       An optax transformation.
     """
     choice = config.optimizer
+    if method and "Adam" in jaxsparse.ALGORITHMS[method].facts.needs and choice.name != "adam":
+        choice = dataclasses.replace(choice, name="adam", learning_rate=1e-3)
     if choice.decay == "cosine":
         rate = optax.cosine_decay_schedule(choice.learning_rate, steps)
     else:
@@ -86,7 +91,8 @@ def build_method(
     Returns:
       A ``MaskAlgorithm``.
     """
-    pruning, factory = config.pruning, jaxsparse.ALGORITHMS[method].factory
+    pruning, entry = config.pruning, jaxsparse.ALGORITHMS[method]
+    factory = entry.factory
     stop = max(int(pruning.stop * steps), 1)
     start = min(int(pruning.prune_start * steps), stop - 1)
     settings: dict[str, Any] = {
@@ -99,6 +105,13 @@ def build_method(
         "interval": pruning.interval,
         "step": int(pruning.one_shot * steps),
         "steps": range(start, stop, max((stop - start) // 10, 1)),
+        # Where a penalty takes the place of a budget: no warm-up longer than the run, and
+        # thresholds that decay from 5e-5 to 0.02 (log-odds of -10 to -4) over it.
+        "kl_weight": optax.linear_schedule(0.0, 1.0, max(steps // 2, 1)),
+        "initial_threshold": -10.0,
+        "threshold_optimizer": optax.chain(
+            optax.add_decayed_weights(math.log(10 / 4) / steps), optax.sgd(0.1, momentum=0.9)
+        ),
     }
     if measures is not None:
         settings |= measures._asdict()
@@ -108,4 +121,9 @@ def build_method(
         del settings["drop_fraction"]
     if not callable(default.get("update")) or default["update"] is always:
         del settings["update"]
+    elif default.get("soft_bound"):  # which is met at the end of the schedule
+        every = jaxsparse.every(pruning.interval, pruning.interval, stop, inclusive=True)
+        settings["update"] = jaxsparse.any_of(every, jaxsparse.at(stop))
+    if entry.facts.when == "at step 0":
+        del settings["step"]
     return factory(**{name: value for name, value in settings.items() if name in known})

@@ -104,7 +104,7 @@ def run_cell(
     program = build_program(
         model,
         dataset,
-        build.build_optimizer(config, steps, per_epoch),
+        build.build_optimizer(config, steps, per_epoch, cell.method),
         build.build_method(config, cell.method, cell.sparsity, steps, measures),
         config.seeds,
         config.augment,

@@ -25,11 +25,13 @@ class Measures(NamedTuple):
       curvature: ``params -> pytree``: the Gauss-Newton diagonal of the mean cross-entropy.
       activation_norms: ``params -> pytree``: the L2 norm of each input feature of each kernel.
       chain: Paths of the kernels, from input to output.
+      examples: Size of the training set.
     """
 
     curvature: Callable[[Any], Any]
     activation_norms: Callable[[Any], Any]
     chain: tuple[str, ...]
+    examples: int
 
 
 def measures_of(model: nn.Module, dataset: Dataset) -> Measures:
@@ -69,6 +71,7 @@ def measures_of(model: nn.Module, dataset: Dataset) -> Measures:
         curvature=lambda params: gauss_newton_diagonal(logits, params, images),
         activation_norms=activation_norms,
         chain=tuple("/".join(path) for path in kernels),
+        examples=len(dataset.train_images),
     )
 
 

@@ -253,6 +253,7 @@ class Structure(NamedTuple):
       group_axes: ``ndim -> axes`` of the pooled array along which every group keeps the same
         number of units; ``None``: the leaf is one group.
       density: Fraction of weights that the structure itself prescribes; ``None``: any.
+      local: Is no group ever spread over devices?
     """
 
     name: str
@@ -262,6 +263,7 @@ class Structure(NamedTuple):
     expand: Callable[[Bool[Array, "..."], tuple[int, ...]], Bool[Array, "..."]]
     group_axes: Callable[[int], tuple[int, ...]] | None = None
     density: float | None = None
+    local: bool = False
 
 
 def evaluate(value: ScalarOrSchedule, step: Any) -> jax.Array:

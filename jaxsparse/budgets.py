@@ -110,7 +110,8 @@ def _plan_leaf(index: int, layer: Layer, count: Any, structure: Structure) -> Le
             f"the distribution keeps {count} weights of {layer.path}, which has {layer.size}; "
             f"give 0 to {layer.size}"
         )
-    if structure.density is not None and not (known and count == round(structure.density * layer.size)):
+    prescribed = round((structure.density or 0) * layer.size)
+    if structure.density is not None and not (known and count == prescribed):
         raise ValueError(
             f"{structure.name} keeps {structure.density:g} of every leaf, but {layer.path} is to "
             f"keep {count} of {layer.size} weights; use distribution=uniform and "

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from jaxsparse import scores, structures
-from jaxsparse._counting import counts
+from jaxsparse._counting import counts, one_device
 from jaxsparse._layout import Layout, layout_of
 from jaxsparse._report import finite_numbers, info_of
 from jaxsparse._sharding import like
@@ -40,7 +40,7 @@ from jaxsparse.budgets import Leaf, final_sparsity, plan, targets
 from jaxsparse.distributions import erk
 from jaxsparse.layers import default_where
 from jaxsparse.schedules import check_fraction
-from jaxsparse.selection import masks_by_score, top_k_mask
+from jaxsparse.selection import masks_by_score, top_k_of_groups
 
 # `init` makes the masks of the step before the first one.
 _BEFORE = -1
@@ -173,7 +173,8 @@ def drop_grow(
         masks = []
         for (units,), k, candidates in zip(rows, amounts, among, strict=True):
             candidates = ~candidates if outside else candidates
-            masks.append(top_k_mask(units, k, where=candidates, axis=groups(units.ndim)))
+            axes, local = groups(units.ndim), structure.local or one_device()
+            masks.append(top_k_of_groups(units, k, candidates, axes, local))
         return masks, in_groups(masks, groups)
 
     def in_groups(masks: list[Array], groups: Any) -> list[Array]:

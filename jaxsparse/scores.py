@@ -309,11 +309,11 @@ def length_three_paths(kind: Literal["ch2", "ch3", "l3"] = "ch2") -> Score:
     def score(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Float[Array, "..."]:
         if mask.ndim < 2:
             raise ValueError(f"paths need two dimensions or more, not {mask.shape}; use where=")
-        links = mask.astype(jnp.float32)
-        sharding = explicit_sharding(mask)
+        links, sharding = mask, explicit_sharding(mask)
         if sharding is not None:
             everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-            links = jax.sharding.reshard(links, everywhere)
+            links = jax.sharding.reshard(mask, everywhere)
+        links = links.astype(jnp.float32)
         if kind == "l3":
             rows, columns = jnp.sum(links, -1, keepdims=True), jnp.sum(links, -2, keepdims=True)
             least = lambda degree: jnp.sqrt(jnp.maximum(degree, 1))

@@ -137,13 +137,31 @@ def _of_leaves(layout: Layout, together: bool) -> Searches:
     return Searches(axes, pick, join)
 
 
-@functools.partial(jax.jit, static_argnames="axes")
-def _top_k_along(scores: Array, k: Any, where: Array | None, axes: tuple[int, ...]) -> Array:
-    """``k`` (one for each group, or one for all) along some axes."""
+@functools.partial(jax.jit, static_argnames=("axes", "local"))
+def top_k_of_groups(
+    scores: Array, k: Any, where: Array | None, axes: tuple[int, ...], local: bool
+) -> Bool[Array, "..."]:
+    """``top_k_mask`` along axes, by one who knows where the groups are.
+
+    Args:
+      scores: Float or int32 array.
+      k: int32, one number for all groups, or one for each.
+      where: The candidates; ``None``: all.
+      axes: Along which the groups are; not negative.
+      local: Is no group spread over devices? Small ones are then ranked by comparing all pairs.
+
+    Returns:
+      Bool array like ``scores``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> top_k_of_groups(jnp.array([[3.0, 1.0], [2.0, 5.0]]), 1, None, (1,), True).tolist()
+      [[True, False], [False, True]]
+    """
     k = jnp.asarray(k, jnp.int32)
     k = jnp.expand_dims(k, axes) if k.ndim else k
     size = math.prod(scores.shape[axis] for axis in axes)
-    if size <= _PAIRWISE and len(axes) == 1 and not is_split(scores, axes[0]):
+    if size <= _PAIRWISE and len(axes) == 1 and local and not is_split(scores, axes[0]):
         return _by_pairs(scores, k, where, axes[0])
     groups = tuple(1 if i in axes else n for i, n in enumerate(scores.shape))
     # One number a group, placed as the groups are.
@@ -221,7 +239,9 @@ def top_k_mask(
     if axis is not None and scores.size:
         _check_size(scores.size)
         axes = axis if isinstance(axis, tuple) else (axis,)
-        return _top_k_along(scores, k, where, tuple(a % scores.ndim for a in axes))
+        # (Under Auto axes it is not known here whether the groups are spread.)
+        axes = tuple(a % scores.ndim for a in axes)
+        return top_k_of_groups(scores, k, where, axes, local=one_device())
     return masks_by_score(_given, [(scores,)], jnp.asarray(k)[None], [where])[0][0]
 
 

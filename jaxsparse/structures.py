@@ -79,6 +79,7 @@ def n_m(*, keep: int, of: int, axis: int = -2) -> Structure:
         expand=lambda mask, shape: merge(mask, shape, (len(shape) + axis,)),
         group_axes=lambda ndim: (ndim + axis,),
         density=keep / of,
+        local=True,  # `split` sees to that
     )
 
 

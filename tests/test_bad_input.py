@@ -230,7 +230,7 @@ for make in (lambda: jaxsparse.static(90),
 @pytest.mark.parametrize("name", jaxsparse.ALGORITHMS)
 def test_every_method_refuses_what_cannot_be_sparse(name: str) -> None:
     """A method with masks at all says so of a tree of vectors, and of its own sparsity."""
-    factory, small, _ = jaxsparse.ALGORITHMS[name]
+    factory, small, *_ = jaxsparse.ALGORITHMS[name]
     vectors = {"bias": float32(4)}
     if "sparsity" not in small:
         assert jax.tree.leaves(factory(**small).init(key(), vectors)) == []

@@ -59,7 +59,7 @@ def tree(seed: int) -> Any:
 
 
 def transformation(name: str) -> optax.GradientTransformationExtraArgs:
-    factory, small, _ = ALGORITHMS[name]
+    factory, small, *_ = ALGORITHMS[name]
     # A power of two and no sums over weights: the parameters round alike on every mesh.
     return jaxsparse.sparsify(optax.sgd(0.125), factory(**small), seed=4)
 
@@ -134,4 +134,4 @@ def test_eight_devices_keep_the_masks_of_one(name: str, kind: str, meshes: Any) 
             assert_same(jax.device_get(state.masks), masks[number + 1])
         assert_same(jax.device_get(params), last)
     assert_placed(params, shardings)
-    assert GATHERS.findall(compiled.as_text()) == []
+    assert ALGORITHMS[name].gathers or GATHERS.findall(compiled.as_text()) == []

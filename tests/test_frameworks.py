@@ -354,7 +354,7 @@ def test_orbax_keeps_the_named_tuples(trained: TrainState, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", jaxsparse.ALGORITHMS)
 def test_every_methods_state_survives_bytes_and_copies(name: str) -> None:
-    factory, small, _ = jaxsparse.ALGORITHMS[name]
+    factory, small, *_ = jaxsparse.ALGORITHMS[name]
     tx = jaxsparse.sparsify(optax.adam(1e-2), factory(**small))
     state = jax.jit(tx.init)(dict_params())
     blank = jax.tree.map(jnp.zeros_like, state)

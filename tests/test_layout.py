@@ -85,7 +85,7 @@ class TestPacked:
 
 
 def masks_over_time(name: str) -> list[Any]:
-    factory, small, _ = ALGORITHMS[name]
+    factory, small, *_ = ALGORITHMS[name]
     tx = jaxsparse.sparsify(optax.sgd(0.125), factory(**small), seed=7)
     rng = np.random.default_rng(3)
     shapes = [(4 + i, 9) for i in range(9)] + [(5,)] * 9

@@ -12,6 +12,7 @@ import optax
 from jaxsparse import scores
 from jaxsparse._tree import check_known
 from jaxsparse.algorithms.ac_dc import ac_dc
+from jaxsparse.algorithms.cht import cht
 from jaxsparse.algorithms.deep_r import deep_r
 from jaxsparse.algorithms.dense import dense
 from jaxsparse.algorithms.dnw import dnw
@@ -48,11 +49,20 @@ from jaxsparse.schedules import every
 
 
 class Entry(NamedTuple):
-    """A row of the registry: the factory, small keyword arguments for tests, and its facts."""
+    """A row of the registry.
+
+    Attributes:
+      factory: Makes the ``MaskAlgorithm``.
+      small: Keyword arguments for tests.
+      facts: For the table of methods.
+      gathers: Does an update read masks or gates of whole leaves on every device? All other
+        methods exchange a few numbers.
+    """
 
     factory: Callable[..., MaskAlgorithm]
     small: Mapping[str, Any]
     facts: Facts
+    gathers: bool = False
 
 
 def _some_curvature(params: Params) -> Params:
@@ -92,6 +102,7 @@ _SMALL: Mapping[str, tuple[Callable[..., MaskAlgorithm], Mapping[str, Any]]] = {
     "deep_r": (deep_r, _SPARSE),
     "soft_deep_r": (soft_deep_r, _SPARSE),
     "srigl": (srigl, _SWAPS),
+    "cht": (cht, {**_SPARSE, "update": every(3, start=1)}),
     "top_kast": (top_kast, {**_SPARSE, "update": every(3)}),
     # Dense weights behind a sparse forward pass; or dense now and then.
     "dnw": (dnw, _SPARSE),
@@ -102,7 +113,7 @@ _SMALL: Mapping[str, tuple[Callable[..., MaskAlgorithm], Mapping[str, Any]]] = {
     ),
     "sr_ste": (sr_ste, _SPARSE),
     "ac_dc": (ac_dc, _GRADUAL),
-    "str": (soft_threshold, {"initial": -2.0}),
+    "str": (soft_threshold, {"initial_threshold": -2.0}),
     "powerpropagation": (powerpropagation, _GRADUAL),
     "l0": (l0, {"examples": 100}),
     "variational_dropout": (variational_dropout, {"examples": 100, "initial": -2.0}),
@@ -120,10 +131,15 @@ _SMALL: Mapping[str, tuple[Callable[..., MaskAlgorithm], Mapping[str, Any]]] = {
     # Before training.
     "snip": (snip, _SPARSE),
 }
+# A graph's paths run through all of a layer; a unit's gate is that of all its weights.
+_GATHERING = ("cht", "l0")
 ALGORITHMS: Mapping[str, Entry] = MappingProxyType(
-    {name: Entry(factory, small, FACTS[name]) for name, (factory, small) in _SMALL.items()}
+    {
+        name: Entry(factory, small, FACTS[name], name in _GATHERING)
+        for name, (factory, small) in _SMALL.items()
+    }
 )
-"""Command-line name -> (factory, small keyword arguments for tests, facts)."""
+"""Command-line name -> its row."""
 
 
 def algorithm(name: str, **kwargs: Any) -> MaskAlgorithm:

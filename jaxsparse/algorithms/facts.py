@@ -36,9 +36,10 @@ snfs_rigl | small weights out, large momentum in | every 100 steps | dense gradi
 dsr | weights below a threshold out, random ones in, also across layers | every 100 steps | none | none | nothing | Mostafa & Wang 2019 | 1902.05967
 mest | weights small with small gradients out, random ones in | every 2,000 steps | none | none | nothing | Yuan 2021 | 2110.14032
 mest_soft | the same, with more weights between updates | every 2,000 steps | none | none | nothing | Yuan 2021 | 2110.14032
-deep_r | weights that change sign out, random ones in | every step | noise a step | 1 B or 4 B | plain SGD | Bellec 2018 | 1711.05136
-soft_deep_r | weights that change sign out, those that come back in | every step | noise a step | absent weights | plain SGD; `forward_params` | Bellec 2018 | 1711.05136
+deep_r | weights that change sign out, random ones in | every step | a selection and noise a step | 1 B | plain SGD | Bellec 2018 | 1711.05136
+soft_deep_r | weights that change sign out, those that come back in | every step | noise a step | absent weights, 5 B | plain SGD; `forward_params` | Bellec 2018 | 1711.05136
 srigl | as in rigl, with the same fan-in in each neuron that is left | every 100 steps | a dense gradient an update | none | nothing | Lasby 2024 | 2305.02299
+cht | small weights out, ends of many paths of length 3 in | every 100 steps | products of the mask with itself, an update | n_in² + n_out² for a moment | nothing | Zhang 2024; CHTs | 2501.19107
 top_kast | the largest weights are seen, more are trained | every 100 steps | gradients of the larger set | absent weights, 1 B | `forward_params` | Jayakumar 2020 | 2106.03517
 dnw | the largest weights are seen | every step | dense gradients, a ranking a step | absent weights | `forward_params` | Wortsman 2019 | 1906.00586
 ste | the largest weights are seen | every step | dense gradients, a ranking a step | absent weights | `forward_params` | Bengio 2013 | 1308.3432
@@ -48,13 +49,13 @@ ac_dc | all in, then small weights out, in turns | at the ends of phases | dense
 str | a threshold a layer is learned | every step | dense weights | absent weights | `forward_params` | Kusupati 2020 | 2002.03231
 powerpropagation | small weights out, once or along a cubic | at given steps | a power a weight | absent weights | `forward_params` | Schwarz 2021 | 2110.00296
 l0 | gates are learned, one a unit | every step | gates drawn a step | absent weights | `forward_params` | Louizos 2018 | 1712.01312
-variational_dropout | noise is learned, weights that are all noise go | every step | noise drawn a step | absent weights, 12 B | `forward_params` | Molchanov 2017 | 1701.05369
+variational_dropout | noise is learned, weights that are all noise go | every step | noise drawn a step | absent weights, 12 B | Adam; `forward_params` | Molchanov 2017 | 1701.05369
 granet | small weights out along a cubic, large gradients in | every 1,000 steps | a dense gradient an update | none | nothing | Liu 2021 | 2106.10404
 gradual_magnitude | small weights out, along a cubic | every 500 steps | dense at first | none | nothing | Zhu & Gupta 2018 | 1710.01878
 magnitude | small weights out | once | dense until then | none | trained weights | Han 2015 | 1506.02626
 iterative_magnitude | small weights out, a share of the rest each time | ten times | dense at first | none | nothing | Han 2015 | 1506.02626
 movement | weights that move towards zero out, along a cubic | every step | dense gradients | absent weights, 4 B | pretrained weights; `forward_params` | Sanh 2020 | 2005.07683
-movement_from_initial | weights that moved least out, along a cubic | every step | dense gradients | absent weights, 4 B | `forward_params` | Sanh 2020 | 2005.07683
+movement_from_initial | weights that moved least out, along a cubic | every step | dense at first | 4 B | nothing | Zhou 2019 | 1905.01067
 sensitivity | weights that the loss depends on least out | once | dense until then | 12 B | nothing | Karnin 1990 |
 lookahead | small weights with small neighbors out | once | dense until then | none | trained weights, the order of layers | Park 2020 | 2002.04809
 obd | weights of small curvature times square out | once | dense until then, one curvature | none | trained weights, a curvature | LeCun 1989 |

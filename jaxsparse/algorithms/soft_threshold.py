@@ -39,7 +39,7 @@ class SoftThreshold(NamedTuple):
 
 def soft_threshold(
     *,
-    initial: float = -3200.0,
+    initial_threshold: float = -3200.0,
     threshold_optimizer: optax.GradientTransformation = _PAPERS,
     where: Where = default_where,
 ) -> MaskAlgorithm:
@@ -57,8 +57,8 @@ def soft_threshold(
     the initial s, decide how sparse the network ends.
 
     Args:
-      initial: s of every layer at the start; so small that the threshold is 0 for a long time.
-        Less negative for shorter training.
+      initial_threshold: s of every layer at the start; so small that the threshold is 0 for a long
+        time. Less negative for shorter training.
       threshold_optimizer: Trains s; give it the weights' own learning rates and decay. The default
         is the published one for 90 % on ImageNet, at its peak learning rate.
       where: ``(path, leaf) -> bool``: which leaves may be sparse.
@@ -67,11 +67,11 @@ def soft_threshold(
       A ``MaskAlgorithm``, learned. Its memory holds one number a leaf, and their optimizer's state.
 
     Raises:
-      ValueError: if ``initial`` is not finite.
+      ValueError: if ``initial_threshold`` is not finite.
 
     Example:
       >>> import jax.numpy as jnp, optax, jaxsparse
-      >>> method = soft_threshold(initial=0.0, threshold_optimizer=optax.sgd(8.0))
+      >>> method = soft_threshold(initial_threshold=0.0, threshold_optimizer=optax.sgd(8.0))
       >>> tx, params = jaxsparse.sparsify(optax.sgd(0.0), method), {"w": jnp.array([[2.0, -0.25]])}
       >>> state = tx.init(params)
       >>> jaxsparse.forward_params(params, state)["w"].tolist()
@@ -87,12 +87,14 @@ def soft_threshold(
       Kusupati et al., `Soft Threshold Weight Reparameterization for Learnable Sparsity
       <https://arxiv.org/abs/2002.03231>`_, ICML 2020.
     """
-    if not jnp.isfinite(initial):
-        raise ValueError(f"initial is {initial}; it must be a finite number, such as -5.0")
+    if not jnp.isfinite(initial_threshold):
+        raise ValueError(
+            f"initial_threshold is {initial_threshold}; it must be a finite number, such as -5.0"
+        )
 
     def start(masks: Masks, params: Params) -> Memory:
         del params
-        s = jnp.full(max(len(jax.tree.leaves(masks)), 1), initial, jnp.float32)
+        s = jnp.full(max(len(jax.tree.leaves(masks)), 1), initial_threshold, jnp.float32)
         return SoftThreshold(s, threshold_optimizer.init(s))
 
     def cuts(masks: Masks, memory: SoftThreshold) -> Masks:

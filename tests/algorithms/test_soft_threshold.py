@@ -16,7 +16,7 @@ PARAMS = {"b": jnp.ones(2), "w": jnp.array([[2.0, -1.5, 0.25, -0.5]])}
 
 def test_one_step_by_hand() -> None:
     # s = 0: the threshold is 1/2, its slope 1/4. 2 and -1.5 are seen as 1.5 and -1.
-    method = soft_threshold(initial=0.0, threshold_optimizer=optax.sgd(1.0))
+    method = soft_threshold(initial_threshold=0.0, threshold_optimizer=optax.sgd(1.0))
     tx = jaxsparse.sparsify(optax.sgd(0.5), method)
     state = jax.jit(tx.init)(PARAMS)
     assert state.masks["w"].tolist() == [[True, True, False, False]]
@@ -45,7 +45,7 @@ def test_twelve_steps_against_numpy() -> None:
     center = {name: rng.normal(size=w.shape) for name, w in weights.items()}
     own = optax.chain(optax.add_decayed_weights(0.05), optax.sgd(0.3, momentum=0.5))
     inner = optax.chain(optax.add_decayed_weights(0.02), optax.sgd(0.2))
-    tx = jaxsparse.sparsify(inner, soft_threshold(initial=-2.0, threshold_optimizer=own))
+    tx = jaxsparse.sparsify(inner, soft_threshold(initial_threshold=-2.0, threshold_optimizer=own))
     params = jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), weights)
 
     def step(carry: Any, _: Any) -> Any:
@@ -74,7 +74,7 @@ def test_twelve_steps_against_numpy() -> None:
 
 
 def test_the_chain_rule_is_that_of_the_forward_pass() -> None:
-    method = soft_threshold(initial=-1.0, threshold_optimizer=optax.sgd(1.0))
+    method = soft_threshold(initial_threshold=-1.0, threshold_optimizer=optax.sgd(1.0))
     key = jax.random.key(1)
     params = {"a": jax.random.normal(key, (4, 6)), "b": 2 * jax.random.normal(key, (3, 5))}
     grads = jax.tree.map(jnp.cos, params)
@@ -90,7 +90,7 @@ def test_the_chain_rule_is_that_of_the_forward_pass() -> None:
 def test_decay_alone_makes_it_sparser() -> None:
     """s goes to 0 from below, and the threshold to a half."""
     own = optax.chain(optax.add_decayed_weights(1.0), optax.sgd(0.5))
-    method = soft_threshold(initial=-8.0, threshold_optimizer=own)
+    method = soft_threshold(initial_threshold=-8.0, threshold_optimizer=own)
     tx = jaxsparse.sparsify(optax.sgd(0.0), method)
     params = {"w": jnp.linspace(0.01, 1.0, 100).reshape(10, 10)}
     zero = jax.tree.map(jnp.zeros_like, params)
@@ -129,5 +129,5 @@ def test_where_and_bad_arguments() -> None:
     method = soft_threshold(where=lambda path, leaf: path == "b")
     masks = method.init(jax.random.key(0), PARAMS)
     assert masks["w"] == optax.MaskedNode()
-    with pytest.raises(ValueError, match="initial is -inf; it must be a finite number"):
-        soft_threshold(initial=-float("inf"))
+    with pytest.raises(ValueError, match="initial_threshold is -inf; it must be a finite number"):
+        soft_threshold(initial_threshold=-float("inf"))
