@@ -1,7 +1,7 @@
 """Every method on MNIST LeNet-300-100, the same steps: ``python -m experiments.compare_methods``.
 
 All methods of the registry at 90, 95 and 98 % (those without a sparsity once, with their own
-penalty), 5 epochs, 5 seeds; the table and the figure go to ``experiments/results/``. Expected:
+penalty), 3 epochs, 5 seeds; the table and the figure go to ``experiments/results/``. Expected:
 moving masks end above a fixed random one; a method below it is looked into, in the page. About
 an hour on two CPU cores; a stopped run goes on with ``--resume``.
 """
@@ -58,8 +58,8 @@ def configuration() -> Config:
         base,
         methods=tuple(jaxsparse.ALGORITHMS),
         sparsities=(0.9, 0.95, 0.98),
-        epochs=5,
-        evaluate_every=5,
+        epochs=3,
+        evaluate_every=3,
         exploration=True,
     )
 

@@ -99,7 +99,9 @@ def sparsify(
         if algorithm.dense_weights and jax.tree.leaves(masks):
             # The masks of the first forward pass are by the weights as they are.
             key = step_key(number, jnp.uint32(_INIT))
-            masks, _ = algorithm.update(key, masks, params, params, jnp.int32(-1), memory)
+            # (Jitted: one program where there is no jit around it.)
+            first = jax.jit(algorithm.update)
+            masks, _ = first(key, masks, params, params, jnp.int32(-1), memory)
             memory = algorithm.start(masks, params)
         elif algorithm.due is not None and jax.tree.leaves(masks):
             warn_of_slots(inner, inner_state, params, masks)

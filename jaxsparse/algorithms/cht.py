@@ -25,7 +25,7 @@ def cht(
     sparsity over time  swap               drop       grow
     ==================  =================  =========  =========================================
     constant            constant fraction  magnitude  most paths of length three to their ends,
-                                               weighted (``scores.length_three_paths``)
+                                                      weighted (``scores.length_three_paths``)
     ==================  =================  =========  =========================================
 
     Neither gradients nor weights decide what grows: links come where the layer's graph, after the

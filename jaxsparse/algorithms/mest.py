@@ -39,12 +39,12 @@ def mest(
 ) -> MaskAlgorithm:
     """Memory-economic sparse training ("MEST", Yuan et al., 2021): MEST+EM, or MEST+EM&S.
 
-    ==============================  ========================  =============  ======
-    sparsity over time              swap                      drop           grow
-    ==============================  ========================  =============  ======
-    constant; with ``soft_bound``   falls in steps to 0       |w| + c |g|    random
+    ==============================  ========================  ===================  ======
+    sparsity over time              swap                      drop                 grow
+    ==============================  ========================  ===================  ======
+    constant; with ``soft_bound``   falls in steps to 0       ``|w| + c |g|``      random
     rises to its end                (Elastic Mutation)
-    ==============================  ========================  =============  ======
+    ==============================  ========================  ===================  ======
 
     Elastic Mutation is the fraction that falls over training. The hard bound drops that fraction
     and grows as much. With the soft bound (EM&S) an update drops down to the bound and grows that

@@ -81,7 +81,7 @@ def powerpropagation(
       alpha: The exponent, at least 1, where 1 changes nothing; 2 to 5 in the paper on MNIST.
       distribution: ``(params, sparsity, *, where) -> kept counts`` at the end.
       scope: ``"layer"``, or ``"global"``: leaves compete for the sum.
-      structure: What is pruned together; default: single weights. Its scores are sums of |phi|.
+      structure: What is pruned together; default: single weights. Its scores are sums of ``|phi|``.
       where: ``(path, leaf) -> bool``: which leaves may be sparse.
 
     Returns:

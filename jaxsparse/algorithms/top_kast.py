@@ -67,7 +67,7 @@ def top_kast(
         ``None``: twice as many are trained as are seen.
       decay: Weight of the penalty in the gradient, 0 or more: on A as it is, on the rest of B
         divided by D.
-      penalty: ``"l2"``: the gradient of w^2 / 2; ``"l1"``: of |w|, as it is sometimes written.
+      penalty: ``"l2"``: the gradient of w^2 / 2; ``"l1"``: of ``|w|``, as it is sometimes written.
       distribution: ``(params, sparsity, *, where) -> kept counts``, of A and of B.
       update: ``step -> bool``: when A and B are chosen anew.
       structure: What is kept together; default: single weights.
