@@ -128,7 +128,7 @@ L2 {optimizer["weight_decay"]};
 {pruning["distribution"].upper()} where layers have budgets; masks move every {pruning["interval"]}
 steps until {pruning["stop"]:.0%} of the run; one-shot methods prune at {pruning["one_shot"]:.0%} of
 it and train on. Nothing was tuned for any method; one that needs Adam (see `docs/methods.md`) has
-it, with a learning rate of 0.001. {config["seeds"]} seeds,
+it, with a learning rate of 0.001. {len(results[0].seeds)} seeds,
 {len(results)} of {len(about["cells"])} cells. Accuracy at the last step on the 10,000 test images,
 mean ± standard deviation; nothing was selected on them. Kept weights are exact counts, biases not
 counted. Training FLOPs are fractions of dense training, counted from the masks and updates of the
