@@ -57,7 +57,7 @@ def check_known(what: str, name: str, known: Iterable[str]) -> None:
     if name not in names:
         near = get_close_matches(name, names, n=3, cutoff=0.4)
         hint = f" did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"unknown {what} {name!r};{hint} All: {', '.join(names)}")
+        raise ValueError(f"unknown {what} {name!r};{hint} All: {join(names, 12)}")
 
 
 def match_globs(patterns: Sequence[str], paths: Sequence[str], what: str) -> list[int | None]:

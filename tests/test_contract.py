@@ -18,6 +18,7 @@ from jaxsparse import ALGORITHMS, MaskAlgorithm, SparsityState, TrainState
 from jaxsparse.base import remember_nothing
 
 STEPS = 40
+RATE = 0.125
 INIT = 2**32 - 1  # the number of the step that draws the first masks
 every_method = pytest.mark.parametrize("name", ALGORITHMS)
 
@@ -77,6 +78,18 @@ class Step:
 @functools.cache
 def stepper(name: str) -> Step:
     return Step(clipped(), build(name))
+
+
+@functools.cache
+def plain(name: str) -> Step:
+    """Plain SGD. The rate is a power of two: its products are exact, fused with a sum or not."""
+    return Step(optax.sgd(RATE), build(name))
+
+
+@functools.cache
+def careful(name: str) -> Step:
+    """An optimizer that skips bad steps; and slots that do not start at zero."""
+    return Step(optax.apply_if_finite(optax.adagrad(0.1), 5), build(name))
 
 
 class Run(NamedTuple):
@@ -314,9 +327,9 @@ def test_train_state_and_multi_steps_around_it(name: str) -> None:
 @every_method
 def test_the_wrapper_is_the_algorithm_and_nothing_else(name: str) -> None:
     """By hand, from the pure functions: drop and grow, train, and zeros; SGD and no wrapper."""
-    method, rate = build(name), 0.1
+    method, rate = build(name), RATE
     init, update = pure(name)
-    step, params, weights = Step(optax.sgd(rate), method), random_tree(0), random_tree(0)
+    step, params, weights = plain(name), random_tree(0), random_tree(0)
     state, key = step.init(params, 3), jax.random.key(3)
     first = jax.random.fold_in(key, jnp.uint32(INIT))
     masks = init(first, weights)
@@ -426,13 +439,13 @@ def test_grown_weights_start_at_zero_with_the_optimizers_own_slots(name: str) ->
     """Adagrad starts at 0.1, which a blind zero would miss."""
     if build(name).dense_weights:
         return  # nothing starts: absent weights are trained like the others
-    step, params = Step(optax.adagrad(0.1), build(name)), random_tree(0)
+    step, params = careful(name), random_tree(0)
     state = step.init(params, 0)
     grown = 0
     for grads in gradients():
         before = state.masks
         params, state = step.compiled(params, state, grads)
-        slots = state.inner_state[0].sum_of_squares
+        slots = state.inner_state.inner_state[0].sum_of_squares
         for new, old, weight, slot in leaves(state.masks, before, params, slots):
             came = new & ~old
             grown += int(came.sum())
@@ -465,7 +478,7 @@ def _poison(grads: Any, masks: Any, where: str) -> Any:
 
 @every_method
 def test_a_gradient_that_is_not_finite_never_touches_the_masks(name: str) -> None:
-    step = Step(optax.apply_if_finite(optax.adam(1e-2), 5), build(name))
+    step = careful(name)
     for where in ("kept", "absent", "dense"):
         _one_bad_gradient(name, step, where)
     assert step.traces == 1
@@ -536,8 +549,7 @@ def test_scan_is_the_loop(name: str) -> None:
 @every_method
 def test_vmap_over_seeds_is_the_loop_and_still_updates_only_when_due(name: str) -> None:
     method, params = build(name), random_tree(0)
-    # A power of two: the product is exact, whether or not it is fused with the sum.
-    step = Step(optax.sgd(0.125), method)
+    step = plain(name)
     init = lambda seed: step.init(params, seed)
     axes = jaxsparse.vmap_axes(jax.eval_shape(init, 0))
     states = jax.jit(jax.vmap(init, out_axes=axes))(jnp.arange(3))
