@@ -158,7 +158,7 @@ def algorithm(name: str, **kwargs: Any) -> MaskAlgorithm:
     Example:
       >>> algorithm("rigel", sparsity=0.9)
       Traceback (most recent call last):
-      ValueError: unknown method 'rigel'; did you mean rigl? All: dense, static, set, rigl, ...
+      ValueError: unknown method 'rigel'; did you mean rigl or ...
     """
     check_known("method", name, ALGORITHMS)
     return ALGORITHMS[name].factory(**kwargs)
