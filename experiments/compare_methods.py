@@ -181,7 +181,12 @@ def figure(run: pathlib.Path, path: pathlib.Path) -> None:
         )
     control = [mean(r) for r in results if r.method == CONTROL]
     low = min(control, default=90.0) - 3
-    axes.set_xlim(max(low, min(map(mean, results)) - 0.5), 99)
+    left = max(low, min(map(mean, results)) - 0.5)
+    axes.set_xlim(left, 99)
+    for result in results:
+        if mean(result) < left:
+            place, color = (left, methods.index(result.method)), colors.get(result.sparsity, "0.35")
+            axes.annotate(f"◂ {mean(result):.1f}", place, fontsize=7, va="center", color=color)
     axes.set_yticks(range(len(methods)), methods, fontsize=8)
     axes.set_xlabel("test accuracy (%), mean ± standard deviation")
     axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
