@@ -10,7 +10,7 @@ from matplotlib.ticker import NullFormatter, NullLocator
 
 from .lottery_claims import Find, finder
 from .lottery_page import ARMS
-from .plots import INK, Style, styles
+from .plots import INK, Style, dress, styles
 from .rounds import Result
 from .tables import mean_and_sd
 
@@ -100,15 +100,7 @@ def _marks(left: Axes, right: Axes, find: Find) -> None:
 
 
 def _dress(axes: Axes, title: str, densities: Sequence[float]) -> None:
-    axes.patch.set_alpha(0)
-    axes.set_title(title, loc="left", color=INK, fontsize=11)
-    axes.tick_params(colors=INK, which="both", labelsize=9, length=3)
-    axes.xaxis.label.set_color(INK)
-    axes.grid(True, color=INK, alpha=0.22, linewidth=0.7)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(INK)
+    dress(axes, title, label_size=9)
     axes.set_xscale("log")
     axes.set_xlim(115, min([*densities, 80]) / 1.12)
     shown = [x for x in (100, 51.3, 21.1, 13.5, 7, 3.6, 2) if x > min([*densities, 80]) / 1.12]

@@ -17,20 +17,12 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from . import data, lottery_page, lottery_plot, records, rounds
 from .cell import Stopped
 from .rounds import Task, Trainer
 from .tickets import Study, check, run_procedures, tasks_of
-from .train import INTERRUPTED, _check_same, _Signals, environment
+from .train import INTERRUPTED, Signals, check_same, environment, progress_bars
 
 _NAME = "lottery-tickets"
 
@@ -72,7 +64,7 @@ def open_run(study: Study, out: pathlib.Path | None, resume: bool) -> pathlib.Pa
     if resume:
         if about is None:
             raise ValueError(f"{run} holds no run to resume; leave out --resume to start one")
-        _check_same(run, about["config"], config)
+        check_same(run, about["config"], config)
         return run
     if about is not None:
         raise ValueError(f"{run} holds a run; add --resume to go on with it, or name another --out")
@@ -118,16 +110,7 @@ def run_study(
     tasks = tasks_of(study)
     names = dict.fromkeys(task.data for task in tasks)
     trainers = {name: Trainer(study, data.load(name, data_dir)) for name in names}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    with _Signals() as signals, Progress(*columns, console=console) as bars:
+    with Signals() as signals, progress_bars(console) as bars:
         whole = bars.add_task("all rounds", total=len(tasks), note="")
 
         def train(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from jaxsparse.algorithms.wanda import input_norms
 from jaxsparse.curvature import gauss_newton_diagonal
 
 from .augment import normalize
@@ -62,9 +63,10 @@ def measures_of(model: nn.Module, dataset: Dataset) -> Measures:
 
     def activation_norms(params: Any) -> Any:
         found = _inputs(model, params, rest(), images)
-        norm = lambda x: jnp.sqrt(jnp.sum(jnp.square(x), axis=tuple(range(x.ndim - 1))))
         flat = traverse_util.flatten_dict(params)
-        norms = {path: jnp.zeros(()) for path in flat} | {p: norm(x) for p, x in found.items()}
+        norms = {path: jnp.zeros(()) for path in flat} | {
+            p: input_norms(x) for p, x in found.items()
+        }
         return traverse_util.unflatten_dict(norms)
 
     return Measures(

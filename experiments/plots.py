@@ -60,6 +60,25 @@ def styles(methods: Sequence[str]) -> dict[str, Style]:
     return found
 
 
+def dress(axes: Axes, title: str, label_size: int = 10) -> None:
+    """Put a panel into the ink, on a transparent ground.
+
+    Args:
+      axes: The panel.
+      title: Written above it.
+      label_size: Of the numbers at its ticks, in points.
+    """
+    axes.patch.set_alpha(0)
+    axes.set_title(title, loc="left", color=INK, fontsize=11)
+    axes.tick_params(colors=INK, which="both", labelsize=label_size, length=3)
+    axes.xaxis.label.set_color(INK)
+    axes.grid(True, color=INK, alpha=0.22, linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+
+
 def panel(title: str, size: tuple[float, float] = PANEL) -> tuple[Figure, Axes]:
     """A figure with one panel, in the ink, on a transparent ground.
 
@@ -73,15 +92,7 @@ def panel(title: str, size: tuple[float, float] = PANEL) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.subplots()
-    axes.patch.set_alpha(0)
-    axes.set_title(title, loc="left", color=INK, fontsize=11)
-    axes.tick_params(colors=INK, which="both", labelsize=10, length=3)
-    axes.xaxis.label.set_color(INK)
-    axes.grid(True, color=INK, alpha=0.22, linewidth=0.7)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(INK)
+    dress(axes, title)
     return figure, axes
 
 

@@ -125,7 +125,7 @@ def open_run(name: str, config: Config, root: pathlib.Path) -> pathlib.Path:
         about = records.read_json(run / "run.json")
         if about is None:
             raise ValueError(f"{run} holds no run to resume; leave out --resume to start one")
-        _check_same(run, about["config"], plain(config))
+        check_same(run, about["config"], plain(config))
         return run
     run = config.out or root / (name if not taken else f"{name}-{len(taken) + 1}")
     if (run / "run.json").exists():
@@ -136,8 +136,17 @@ def open_run(name: str, config: Config, root: pathlib.Path) -> pathlib.Path:
     return run
 
 
-def _check_same(run: pathlib.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """A run goes on with the configuration it was begun with, or not at all."""
+def check_same(run: pathlib.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """A run goes on with the configuration it was begun with, or not at all.
+
+    Args:
+      run: Its folder, for the message.
+      old: The configuration in ``run.json``.
+      new: The one given now.
+
+    Raises:
+      ValueError: if they differ in what the numbers depend on.
+    """
 
     def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         items: dict[str, Any] = {}
@@ -159,19 +168,22 @@ def _check_same(run: pathlib.Path, old: dict[str, Any], new: dict[str, Any]) -> 
         )
 
 
-class _Signals:
+class Signals:
     """Ctrl-C and SIGTERM end the run at the next checkpoint; a second Ctrl-C ends it at once."""
 
     def __init__(self) -> None:
+        """Not asked to stop yet."""
         self.stopping = False
         self._before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
 
-    def __enter__(self) -> "_Signals":
+    def __enter__(self) -> "Signals":
+        """Listen."""
         for number in self._before:
             signal.signal(number, self._stop)
         return self
 
     def __exit__(self, *args: object) -> None:
+        """Leave signals to those who listened before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -180,6 +192,27 @@ class _Signals:
         if self.stopping:
             raise KeyboardInterrupt
         self.stopping = True
+
+
+def progress_bars(console: Console) -> Progress:
+    """Bars of trainings: steps, a note, the time so far and the time left.
+
+    Args:
+      console: Where they go.
+
+    Returns:
+      A context; its tasks have a field ``note``.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=console,
+    )
 
 
 def train(config: Config, run: pathlib.Path, console: Console) -> list[records.Result]:
@@ -199,17 +232,8 @@ def train(config: Config, run: pathlib.Path, console: Console) -> list[records.R
     dataset = data.load(config.data, config.data_dir)
     per_cell = config.epochs * steps_per_epoch(len(dataset.train_images), config.batch_size)
     cells = cells_of(config)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
     results = []
-    with _Signals() as signals, Progress(*columns, console=console) as bars:
+    with Signals() as signals, progress_bars(console) as bars:
         whole = bars.add_task("all cells", total=len(cells) * per_cell, note="")
         for number, cell in enumerate(cells):
             folder = records.cell_folder(run, cell.name)

@@ -45,6 +45,12 @@ def map_masks(
     return jax.tree.map(one, masks, *trees, is_leaf=is_dense)
 
 
+def leaf_indices(masks: PyTree) -> PyTree:
+    """Like the masks: the position of each leaf, dense ones counted, a part of its randomness."""
+    tree = jax.tree.structure(masks, is_leaf=is_dense)
+    return jax.tree.unflatten(tree, range(tree.num_leaves))
+
+
 def join(items: Iterable[str], most: int = 8) -> str:
     """``a, b, c, ... (12 in all)``."""
     names = list(items)

@@ -14,10 +14,11 @@ from jaxsparse._counting import counts, one_device
 from jaxsparse._layout import Layout, layout_of
 from jaxsparse._report import finite_numbers, info_of
 from jaxsparse._sharding import like
-from jaxsparse._tree import is_dense, map_masks
+from jaxsparse._tree import is_dense, leaf_indices, map_masks
 from jaxsparse.base import (
     Allocate,
     Distribution,
+    Forward,
     MaskAlgorithm,
     Masks,
     Memory,
@@ -158,6 +159,12 @@ def drop_grow(
     single = structure == structures.unstructured()
     total = jnp.sum if scope == "global" else jnp.asarray
 
+    def read(params: Params, masks: Masks, memory: Memory) -> Any:
+        """What scores get of the memory; of one that is for the forward pass, nothing."""
+        if measure is not None:
+            return measure(params, masks, memory)
+        return () if isinstance(memory, Forward) else memory
+
     def rank(score: Score, rows: list[tuple[Any, ...]], layout: Layout) -> Ranking:
         units = layout.pack([structure.pool(score(*row)) for row in rows])
         return layout, _as_given, [(x,) for x in units]
@@ -255,7 +262,7 @@ def drop_grow(
         tree = jax.tree.structure(masks, is_leaf=is_dense)
         take = lambda xs: [tree.flatten_up_to(xs)[leaf.index] for leaf in leaves]
         weights, gradients, old = take(params), take(grads), take(masks)
-        seen = memory if measure is None else measure(params, masks, memory)
+        seen = read(params, masks, memory)
         memories = take(seen) if jax.tree.leaves(seen) else [None] * len(leaves)
 
         layout, shapes = layout_for(weights)
@@ -321,10 +328,7 @@ def drop_grow(
     def regrow(
         key: chex.PRNGKey, masks: Masks, params: Params, grads: Params, memory: Memory = ()
     ) -> Regrowth:
-        places = jax.tree.structure(masks, is_leaf=is_dense)
-        indices = jax.tree.unflatten(places, range(places.num_leaves))
-
-        seen = memory if measure is None else measure(params, masks, memory)
+        seen = read(params, masks, memory)
         seen = seen if jax.tree.leaves(seen) else map_masks(lambda mask: None, masks)
 
         def value(mask: Array, index: int, weight: Array, grad: Array, memory: Any) -> Any:
@@ -340,7 +344,7 @@ def drop_grow(
             return grown_slots * grad
 
         return Regrowth(
-            values=map_masks(value, masks, indices, params, grads, seen),
+            values=map_masks(value, masks, leaf_indices(masks), params, grads, seen),
             slots=map_masks(slot, masks, grads),
         )
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxsparse import scores
-from jaxsparse._tree import is_dense, map_masks
+from jaxsparse._tree import leaf_indices, map_masks
 from jaxsparse.base import (
     MaskAlgorithm,
     Masks,
@@ -231,24 +231,6 @@ def fixed_signs(masks: Masks, params: Params) -> Memory:
         return jnp.where(weight == 0, drawn % 2 == 0, weight > 0)
 
     return map_masks(one, masks, leaf_indices(masks), params)
-
-
-def leaf_indices(masks: Masks) -> Any:
-    """The position of each leaf, dense ones counted, in its place: a part of its randomness.
-
-    Args:
-      masks: Pytree of masks.
-
-    Returns:
-      Pytree of ints.
-
-    Example:
-      >>> import optax
-      >>> leaf_indices({"a": optax.MaskedNode(), "b": True})
-      {'a': 0, 'b': 1}
-    """
-    tree = jax.tree.structure(masks, is_leaf=is_dense)
-    return jax.tree.unflatten(tree, range(tree.num_leaves))
 
 
 def given_step(algorithm: MaskAlgorithm) -> MaskAlgorithm:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxsparse import distributions, scores
 from jaxsparse._sharding import explicit_sharding
-from jaxsparse._tree import map_masks
+from jaxsparse._tree import leaf_indices, map_masks
 from jaxsparse.base import (
     Distribution,
     MaskAlgorithm,
@@ -22,7 +22,7 @@ from jaxsparse.base import (
 )
 from jaxsparse.engine import drop_grow
 from jaxsparse.layers import default_where
-from jaxsparse.memories import fixed_signs, leaf_indices
+from jaxsparse.memories import fixed_signs
 
 # The randomness of a leaf's noise, beside that of the engine's parts; and what reconnects at.
 _NOISE, _REACTIVATED = 3, 1e-12

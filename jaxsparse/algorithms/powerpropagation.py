@@ -136,8 +136,6 @@ def powerpropagation(
         scope=scope,
         structure=structure,
         where=where,
-        # Scores read none of the memory.
-        measure=lambda params, masks, memory: (),
         start=lambda masks, params: Power(jnp.float32(alpha)),
         backward=backward,
         dense_weights=True,

@@ -8,14 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxsparse import distributions, scores
-from jaxsparse._tree import map_masks
+from jaxsparse._tree import leaf_indices, map_masks
 from jaxsparse.algorithms.deep_r import noise_like
 from jaxsparse.base import Distribution, MaskAlgorithm, Masks, Memory, Params, Where
 from jaxsparse.engine import drop_grow
 from jaxsparse.layers import default_where
 from jaxsparse.learned import learned
 from jaxsparse.masks import map_kept
-from jaxsparse.memories import leaf_indices
 
 
 class SoftRewiring(NamedTuple):

@@ -152,8 +152,6 @@ def top_kast(
     return drop_grow(
         sparsity=sparsity,
         update=update,
-        # Scores read none of the memory.
-        measure=lambda params, masks, memory: (),
         # B is chosen at step 0, before it is read.
         start=lambda masks, params: TopKast(masks),
         remember=remember,

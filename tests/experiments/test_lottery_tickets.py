@@ -212,12 +212,12 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     run = lottery_tickets.open_run(less, tmp_path / "run", False)
     asked = iter(range(1, 1000))
 
-    class Stopping(lottery_tickets._Signals):
+    class Stopping(lottery_tickets.Signals):
         """Says stop at one question."""
 
         stopping = property(lambda self: next(asked) == calls, lambda self, value: None)
 
-    monkeypatch.setattr(lottery_tickets, "_Signals", Stopping)
+    monkeypatch.setattr(lottery_tickets, "Signals", Stopping)
     with pytest.raises(Stopped):
         lottery_tickets.run_study(less, run, None, console())
     assert len(numbers(run)) == (calls - 1) // 4
