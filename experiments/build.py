@@ -57,7 +57,7 @@ def build_optimizer(config: Config, steps: int, steps_per_epoch: int, method: st
       An optax transformation.
     """
     choice = config.optimizer
-    if method and "Adam" in jaxsparse.ALGORITHMS[method].facts.needs and choice.name != "adam":
+    if method and jaxsparse.ALGORITHMS[method].adaptive and choice.name != "adam":
         choice = dataclasses.replace(choice, name="adam", learning_rate=1e-3)
     if choice.decay == "cosine":
         rate = optax.cosine_decay_schedule(choice.learning_rate, steps)
@@ -124,6 +124,8 @@ def build_method(
     elif default.get("soft_bound"):  # which is met at the end of the schedule
         every = jaxsparse.every(pruning.interval, pruning.interval, stop, inclusive=True)
         settings["update"] = jaxsparse.any_of(every, jaxsparse.at(stop))
-    if entry.facts.when == "at step 0":
+    if not entry.trained_first:
         del settings["step"]
+    if default.get("interval") == 1:
+        del settings["interval"]
     return factory(**{name: value for name, value in settings.items() if name in known})

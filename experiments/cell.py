@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import pathlib
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -72,6 +71,32 @@ class Order:
         return np.concatenate(parts)
 
 
+def program_of(config: Config, cell: Cell, dataset: Dataset) -> Program:
+    """The compiled functions of a cell.
+
+    Args:
+      config: The run.
+      cell: Which of its cells.
+      dataset: The data.
+
+    Returns:
+      A ``Program``; nothing is compiled before it is called.
+    """
+    per_epoch = steps_per_epoch(len(dataset.train_images), config.batch_size)
+    steps = config.epochs * per_epoch
+    model = build.build_model(config, dataset.num_classes)
+    measures = measures_of(model, dataset)
+    return build_program(
+        model,
+        dataset,
+        build.build_optimizer(config, steps, per_epoch, cell.method),
+        build.build_method(config, cell.method, cell.sparsity, steps, measures),
+        config.seeds,
+        config.augment,
+        config.exploration,
+    )
+
+
 def run_cell(
     config: Config,
     cell: Cell,
@@ -99,17 +124,7 @@ def run_cell(
     examples = len(dataset.train_images)
     per_epoch = steps_per_epoch(examples, config.batch_size)
     steps = config.epochs * per_epoch
-    model = build.build_model(config, dataset.num_classes)
-    measures = measures_of(model, dataset)
-    program = build_program(
-        model,
-        dataset,
-        build.build_optimizer(config, steps, per_epoch, cell.method),
-        build.build_method(config, cell.method, cell.sparsity, steps, measures),
-        config.seeds,
-        config.augment,
-        config.exploration,
-    )
+    program = program_of(config, cell, dataset)
     order = Order(config.seeds, examples, config.batch_size)
     chunk = chunk_length(steps, config.chunk_steps)
     every = config.evaluate_every * per_epoch
@@ -128,9 +143,7 @@ def run_cell(
         saved, began = time.monotonic(), time.monotonic()
         while step < steps:
             ahead = min(step + chunk, steps)
-            rows, before = order.steps(step, ahead), time.monotonic()
-            learner, metrics = jax.block_until_ready(program.run(learner, rows))
-            log.times.append((time.monotonic() - before) / (ahead - step))
+            learner, metrics = program.run(learner, order.steps(step, ahead))
             evaluating = ahead == steps or ahead // every > step // every
             row = log.add(ahead, ahead / per_epoch, metrics, learner, evaluating, began)
             step, began = ahead, time.monotonic()
@@ -158,7 +171,6 @@ class _Log:
         rows = records.read_metrics(folder)
         self._last = rows[-1] if rows else {}
         self._unsaved: list[dict[str, Any]] = []
-        self.times: list[float] = []
         inputs = records.read_inputs(folder)
         kept = [i for i, at in enumerate(inputs[0]) if at <= step] if inputs and step else []
         self._steps = [inputs[0][i] for i in kept] if inputs else []
@@ -258,8 +270,6 @@ class _Log:
             nonfinite=last["nonfinite"],
             layers=layers,
             exploration=None if explored is None else np.asarray(explored(learner)).tolist(),
-            # The first call compiles.
-            step_seconds=statistics.median(self.times[1:]) if self.times[1:] else None,
         )
 
     def _kept_in_all(self, learner: Learner) -> np.ndarray:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 import jaxsparse
 
-from . import records, study
+from . import records, step_times, study
 from .config import Config, preset
 from .tables import aligned_markdown, percent_text, sparsity_text
 
@@ -48,7 +48,7 @@ _HEADS = [
 
 
 def configuration() -> Config:
-    """The run: all methods, five epochs.
+    """The run: all methods, three epochs.
 
     Returns:
       A ``Config``.
@@ -64,10 +64,9 @@ def configuration() -> Config:
     )
 
 
-def _row(result: records.Result, dense: records.Result | None) -> list[str]:
+def _row(result: records.Result, times: dict[str, float]) -> list[str]:
     known = PUBLISHED.get((result.method, result.sparsity))
     low, high = min(result.kept), max(result.kept)
-    base, time = dense.step_seconds if dense else None, result.step_seconds
     return [
         result.method,
         sparsity_text(result.sparsity) if result.sparsity else "",
@@ -76,7 +75,7 @@ def _row(result: records.Result, dense: records.Result | None) -> list[str]:
         f"{low:,}" if low == high else f"{low:,} to {high:,}",
         f"{statistics.fmean(result.training_flops):.4f}",
         f"{statistics.fmean(result.exploration):.3f}" if result.exploration else "",
-        f"{time / base:.2f}" if time and base else "",
+        f"{times[result.method]:.2f}" if result.method in times else "",
     ]
 
 
@@ -113,7 +112,6 @@ def markdown(results: list[records.Result], about: dict[str, Any]) -> str:
     Returns:
       Markdown.
     """
-    dense = next((r for r in results if r.method == "dense"), None)
     ordered = sorted(results, key=lambda r: (r.sparsity, -statistics.fmean(r.test_accuracy)))
     config, environment = about["config"], about["environment"]
     optimizer, pruning = config["optimizer"], config["pruning"]
@@ -133,9 +131,10 @@ it, with a learning rate of 0.001. {len(results[0].seeds)} seeds,
 mean ± standard deviation; nothing was selected on them. Kept weights are exact counts, biases not
 counted. Training FLOPs are fractions of dense training, counted from the masks and updates of the
 run. R_s: share of the weights that were ever kept (Liu et al., 2021). Step time: relative to dense,
-median of the compiled calls; masks simulate sparsity, so it is the cost of the method.
+in turns with it (median of five stretches of 100 steps, updates included); masks simulate sparsity,
+so it is the cost of the method.
 
-{aligned_markdown(_HEADS, [_row(result, dense) for result in ordered])}
+{aligned_markdown(_HEADS, [_row(result, about.get("step_times", {})) for result in ordered])}
 Published: TimDettmers/sparse_learning; another training budget, other layer-wise sparsities.
 
 ## Below static random pruning
@@ -203,7 +202,8 @@ def main(arguments: study.Arguments) -> int:
       Exit code.
     """
     name = "compare_methods"
-    return study.main(arguments, name, "compare-methods", configuration(), markdown, figure)
+    run, after = configuration(), step_times.measure
+    return study.main(arguments, name, "compare-methods", run, markdown, figure, after)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,7 @@ class Result:
 
     Lists have an entry a seed. ``inference_flops`` and ``training_flops`` are fractions of the
     dense network's; ``kept`` and ``weights`` count the weights of all its layers, without biases.
-    ``exploration`` is the share of the weights ever kept, where account was kept of it;
-    ``step_seconds`` the median time of a step of all seeds, without compilation.
+    ``exploration`` is the share of the weights ever kept, where account was kept of it.
     """
 
     cell: str
@@ -59,7 +58,6 @@ class Result:
     nonfinite: list[int]
     layers: list[Layer]
     exploration: list[float] | None = None
-    step_seconds: float | None = None
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

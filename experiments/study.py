@@ -54,6 +54,7 @@ def main(
     config: Config,
     markdown: Callable[[list[records.Result], dict[str, Any]], str],
     figure: Callable[[pathlib.Path, pathlib.Path], None],
+    after: Callable[[Config, pathlib.Path, Console], None] | None = None,
 ) -> int:
     """Train what is not finished, and write the results.
 
@@ -64,6 +65,7 @@ def main(
       config: The run.
       markdown: From all results and what ``run.json`` holds to the page.
       figure: From the run's folder to a PNG file.
+      after: What is measured once all is trained, and added to ``run.json``.
 
     Returns:
       Exit code: 0, 2 where something cannot be run or read, 130 for a run stopped on request.
@@ -76,6 +78,8 @@ def main(
             config = dataclasses.replace(config, **changes)
             run = open_run(label, config, pathlib.Path("runs"))
             train(config, run, console)
+            if after is not None:
+                after(config, run, console)
         results, about = records.read_results(run), records.read_json(run / "run.json")
         if about is None:
             raise ValueError(f"{run} holds no run; name the folder of one")

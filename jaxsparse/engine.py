@@ -62,7 +62,7 @@ def drop_grow(
     grow: Score | None = None,
     stays: Score | None = None,
     allocate: Allocate | None = None,
-    measure: Callable[[Params, Masks, Memory], PyTree] | None = None,
+    measure: Callable[[Params, Masks, Any, Memory], PyTree] | None = None,
     structure: Structure | None = None,
     scope: Scope = "layer",
     where: Where = default_where,
@@ -98,8 +98,9 @@ def drop_grow(
       stays: ``(key, weight, grad, mask, memory) -> bool``: a rule that says which kept weights
         stay, in place of a count; what it drops is grown again.
       allocate: Moves budgets between leaves after the drop; see ``base.Allocate``.
-      measure: ``(params, masks, memory) -> pytree like the masks``, at updates only: what scores
-        get in place of the memory (curvature, activations, a part of the memory).
+      measure: ``(params, masks, step, memory) -> pytree like the masks``, at updates only: what
+        scores that drop and grow get in place of the memory (curvature, activations, a part of the
+        memory). ``init`` evaluates its shapes, so what it refuses is refused there.
       structure: What is kept or dropped together; default ``unstructured()``.
       scope: ``"layer"``: every leaf has its own budget; ``"global"``: leaves compete for the sum.
       where: ``(path, leaf) -> bool``: which leaves may be sparse.
@@ -159,11 +160,11 @@ def drop_grow(
     single = structure == structures.unstructured()
     total = jnp.sum if scope == "global" else jnp.asarray
 
-    def read(params: Params, masks: Masks, memory: Memory) -> Any:
-        """What scores get of the memory; of one that is for the forward pass, nothing."""
+    def read(params: Params, masks: Masks, step: Any, memory: Memory) -> Any:
+        """What scores get of the memory."""
         if measure is not None:
-            return measure(params, masks, memory)
-        return () if isinstance(memory, Forward) else memory
+            return measure(params, masks, jnp.asarray(step), memory)
+        return _for_scores(memory)
 
     def rank(score: Score, rows: list[tuple[Any, ...]], layout: Layout) -> Ranking:
         units = layout.pack([structure.pool(score(*row)) for row in rows])
@@ -209,7 +210,11 @@ def drop_grow(
         masks: list[Any] = [optax.MaskedNode()] * number
         for leaf, units in zip(leaves, chosen, strict=True):
             masks[leaf.index] = like(structure.expand(units, leaf.shape), arrays[leaf.index])
-        return jax.tree.unflatten(tree, masks)
+        chosen = jax.tree.unflatten(tree, masks)
+        if measure is not None and leaves:
+            first = lambda params, masks: measure(params, masks, jnp.int32(0), start(masks, params))
+            jax.eval_shape(first, params, chosen)
+        return chosen
 
     def drop_units(
         ranked: Ranking, kept: list[Array], leaves: list[Leaf], budget: list[Any], step: Any
@@ -262,7 +267,7 @@ def drop_grow(
         tree = jax.tree.structure(masks, is_leaf=is_dense)
         take = lambda xs: [tree.flatten_up_to(xs)[leaf.index] for leaf in leaves]
         weights, gradients, old = take(params), take(grads), take(masks)
-        seen = read(params, masks, memory)
+        seen = read(params, masks, step, memory)
         memories = take(seen) if jax.tree.leaves(seen) else [None] * len(leaves)
 
         layout, shapes = layout_for(weights)
@@ -328,7 +333,7 @@ def drop_grow(
     def regrow(
         key: chex.PRNGKey, masks: Masks, params: Params, grads: Params, memory: Memory = ()
     ) -> Regrowth:
-        seen = read(params, masks, memory)
+        seen = _for_scores(memory)
         seen = seen if jax.tree.leaves(seen) else map_masks(lambda mask: None, masks)
 
         def value(mask: Array, index: int, weight: Array, grad: Array, memory: Any) -> Any:
@@ -366,6 +371,11 @@ def drop_grow(
 
 def _leaf_key(key: chex.PRNGKey, leaf: Leaf) -> chex.PRNGKey:
     return jax.random.fold_in(key, leaf.index)
+
+
+def _for_scores(memory: Memory) -> Memory:
+    """What scores get of a memory; of one that is for the forward pass, nothing."""
+    return () if isinstance(memory, Forward) else memory
 
 
 def _as_given(units: Array) -> Array:

@@ -10,7 +10,6 @@ from jaxtyping import Array, Float
 from jaxsparse import scores
 from jaxsparse._tree import leaf_indices, map_masks
 from jaxsparse.base import (
-    MaskAlgorithm,
     Masks,
     Memory,
     Params,
@@ -231,37 +230,6 @@ def fixed_signs(masks: Masks, params: Params) -> Memory:
         return jnp.where(weight == 0, drawn % 2 == 0, weight > 0)
 
     return map_masks(one, masks, leaf_indices(masks), params)
-
-
-def given_step(algorithm: MaskAlgorithm) -> MaskAlgorithm:
-    """For methods without a memory whose ``measure`` depends on the step: it gets that instead.
-
-    Args:
-      algorithm: One with ``measure(params, masks, step)``, and no ``start``.
-
-    Returns:
-      The same, with nothing carried.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, jaxsparse
-      >>> odd = lambda key, weight, grad, mask, memory: jnp.full_like(mask, memory % 2 == 1)
-      >>> measure = lambda params, masks, step: {"w": step}
-      >>> method = given_step(jaxsparse.drop_grow(sparsity=0.5, stays=odd, measure=measure))
-      >>> params, masks = {"w": jnp.ones((1, 2))}, {"w": jnp.array([[True, False]])}
-      >>> for step in (1, 2):
-      ...     print(method.update(jax.random.key(0), masks, params, params, step)[0]["w"].tolist())
-      [[True, False]]
-      [[False, False]]
-    """
-    inner = algorithm.update
-
-    def update(
-        key: Any, masks: Masks, params: Params, grads: Params, step: Any, memory: Memory = ()
-    ) -> Any:
-        del memory
-        return inner(key, masks, params, grads, step, jnp.asarray(step))
-
-    return algorithm._replace(update=update)
 
 
 def initial_weights(masks: Masks, params: Params) -> Memory:

@@ -32,6 +32,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("jaxsparse")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """Every program holds mappings of memory, of which Linux gives a process 65,530."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key() -> jax.Array:
     """A typed PRNG key, the same in every test."""
@@ -56,4 +63,3 @@ def as_on_one_device() -> Iterator[None]:
         patch.setattr(jax, "device_count", lambda: 1)
         jax.clear_caches()
         yield
-    jax.clear_caches()

@@ -20,7 +20,6 @@ from jaxsparse.base import remember_nothing
 STEPS = 40
 RATE = 0.125
 INIT = 2**32 - 1  # the number of the step that draws the first masks
-every_method = pytest.mark.parametrize("name", ALGORITHMS)
 
 
 def build(name: str) -> MaskAlgorithm:
@@ -55,6 +54,18 @@ def quick_compilation() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module", params=ALGORITHMS)
+def name(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A method; all its tests run one after another, and then its programs go.
+
+    Every program holds mappings of memory, of which Linux gives a process 65,530.
+    """
+    yield request.param
+    for cached in (stepper, plain, careful, run, due_steps, pure):
+        cached.cache_clear()
+    jax.clear_caches()
 
 
 class Step:
@@ -172,7 +183,6 @@ def signature(tree: Any) -> Any:
 # --- 1, 2, 3: zeros, counts, masks ---------------------------------------------------------------
 
 
-@every_method
 def test_exact_zeros_after_every_update(name: str) -> None:
     result = run(name)
     for params, state in zip(result.params[1:], result.states[1:], strict=True):
@@ -180,7 +190,6 @@ def test_exact_zeros_after_every_update(name: str) -> None:
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
-@every_method
 def test_the_last_count_is_the_budget_of_shapes_and_sparsity(name: str) -> None:
     size = kept(jax.tree.map(lambda leaf: optax.MaskedNode(), random_tree(0)))
     if not planned(name):
@@ -190,7 +199,6 @@ def test_the_last_count_is_the_budget_of_shapes_and_sparsity(name: str) -> None:
     assert kept(run(name).states[-1].masks) == size - math.floor(sparsity * size)
 
 
-@every_method
 def test_counts_depend_on_shapes_and_step_alone(name: str) -> None:
     """Other weights, gradients and seeds: the same counts at every step, with equal scores too."""
     if not planned(name):
@@ -204,7 +212,6 @@ def test_counts_depend_on_shapes_and_step_alone(name: str) -> None:
         assert kept(state.masks) == count
 
 
-@every_method
 def test_info_reports_what_happened(name: str) -> None:
     states, due = run(name).states, due_steps(name)
     for step, (before, after) in enumerate(itertools.pairwise(states)):
@@ -227,7 +234,6 @@ def test_info_reports_what_happened(name: str) -> None:
             assert same(before.info, info)
 
 
-@every_method
 def test_masks_are_bool_of_full_shape_or_absent(name: str) -> None:
     for state in run(name).states:
         rows = jax.tree.map(
@@ -243,7 +249,6 @@ def test_masks_are_bool_of_full_shape_or_absent(name: str) -> None:
             assert state.masks[path[0]][path[1]] == optax.MaskedNode()
 
 
-@every_method
 def test_types_and_structure_are_stable(name: str) -> None:
     result = run(name)
     for tree in (result.params, result.states):
@@ -252,7 +257,6 @@ def test_types_and_structure_are_stable(name: str) -> None:
         assert not any(leaf.weak_type for leaf in jax.tree.leaves(kinds[-1]))
 
 
-@every_method
 def test_forward_params_is_the_identity_unless_weights_stay_dense(name: str) -> None:
     result = run(name)
     params, state = result.params[-1], result.states[-1]
@@ -274,7 +278,6 @@ def test_forward_params_is_the_identity_unless_weights_stay_dense(name: str) -> 
         assert same(start, jaxsparse.apply_masks(weights, first.masks))
 
 
-@every_method
 def test_mixed_precision(name: str) -> None:
     """Zeros are exact and dtypes stay, also with gradients narrower than the weights."""
     weights = {"Conv_0": "bfloat16", "Dense_0": "float32", "Dense_1": "float16"}
@@ -299,7 +302,6 @@ def test_mixed_precision(name: str) -> None:
 # --- 4: state alone drives drop and grow ---------------------------------------------------------
 
 
-@every_method
 def test_unknown_extra_arguments_change_nothing(name: str) -> None:
     update, args = stepper(name).tx.update, (gradients()[0], run(name).states[0], random_tree(0))
     plain = jax.make_jaxpr(update)(*args)
@@ -307,11 +309,11 @@ def test_unknown_extra_arguments_change_nothing(name: str) -> None:
     assert str(more) == str(plain)
 
 
-@every_method
 def test_train_state_and_multi_steps_around_it(name: str) -> None:
     """Two half batches a step: the masks of whole steps, with no argument but the gradients."""
     tx = optax.MultiSteps(stepper(name).tx, 2).gradient_transformation()
-    state = TrainState.create(apply_fn=print, params=random_tree(0), tx=tx)
+    create = lambda params: TrainState.create(apply_fn=print, params=params, tx=tx)
+    state = jax.jit(create)(random_tree(0))
     assert off_mask(state.params, state) == 0
     apply = jax.jit(lambda state, grads: state.apply_gradients(grads=grads))
     for step, grads in enumerate(gradients()[:12]):
@@ -324,49 +326,68 @@ def test_train_state_and_multi_steps_around_it(name: str) -> None:
     assert same(state.forward_params, jaxsparse.forward_params(state.params, state.opt_state))
 
 
-@every_method
 def test_the_wrapper_is_the_algorithm_and_nothing_else(name: str) -> None:
     """By hand, from the pure functions: drop and grow, train, and zeros; SGD and no wrapper."""
-    method, rate = build(name), RATE
-    init, update = pure(name)
+    method = build(name)
     step, params, weights = plain(name), random_tree(0), random_tree(0)
     state, key = step.init(params, 3), jax.random.key(3)
-    first = jax.random.fold_in(key, jnp.uint32(INIT))
-    masks = init(first, weights)
-    memory = method.start(masks, weights)
-    if method.dense_weights:
-        masks, _ = update(first, masks, weights, weights, jnp.int32(-1), memory)
-        memory = method.start(masks, weights)
+    masks, memory = jax.jit(functools.partial(_first_by_hand, method))(key, weights)
     assert same(masks, state.masks)
+    by_hand = jax.jit(functools.partial(_step_by_hand, method))
     for number, grads in enumerate(gradients()[:12]):
         params, state = step.compiled(params, state, grads)
-        memory = method.remember(memory, masks, weights, grads, jnp.int32(number))
-        due, before, given, now = (
-            number in due_steps(name),
-            masks,
-            grads,
-            jax.random.fold_in(key, number),
+        due, idle = number in due_steps(name), bool(method.pauses(number))
+        weights, masks, memory, kept = by_hand(
+            key, weights, masks, memory, grads, jnp.int32(number), due, due and idle
         )
-        if method.backward is not None:
-            given, memory = method.backward(now, masks, weights, grads, jnp.int32(number), memory)
-        if due and not method.dense_weights:
-            masks, info = update(now, masks, weights, grads, number, memory)
-            assert same(info.kept, state.info.kept)
-        old = weights
-        if not (due and bool(method.pauses(number))):
-            # Of what is absent, nothing is trained.
-            weights = jax.tree.map(lambda w, g: w - jnp.float32(rate) * g, weights, given)
-        if method.dense_weights:
-            if due:
-                masks, info = update(now, masks, weights, grads, number, memory)
-        else:
-            weights = jaxsparse.apply_masks(jaxsparse.apply_masks(weights, before), masks)
-            if method.regrow and due:
-                values = method.regrow(now, before, old, grads, memory).values
-                weights = grown_from(weights, before, masks, values)
         assert same(masks, state.masks)
+        if due:
+            assert same(kept, state.info.kept)
         for mine, its in zip(jax.tree.leaves(weights), jax.tree.leaves(params), strict=True):
             np.testing.assert_allclose(mine, its, rtol=1e-5, atol=1e-6)
+
+
+def _first_by_hand(method: MaskAlgorithm, key: Any, weights: Any) -> Any:
+    first = jax.random.fold_in(key, jnp.uint32(INIT))
+    masks = method.init(first, weights)
+    memory = method.start(masks, weights)
+    if not method.dense_weights:
+        return masks, memory
+    masks, _ = method.update(first, masks, weights, weights, jnp.int32(-1), memory)
+    return masks, method.start(masks, weights)
+
+
+def _step_by_hand(
+    method: MaskAlgorithm,
+    key: Any,
+    weights: Any,
+    masks: Any,
+    memory: Any,
+    grads: Any,
+    number: Any,
+    due: Any,
+    idle: Any,
+) -> Any:
+    """One step; masks move if it is due, weights train unless it is idle."""
+    choose = lambda flag, new, old: jax.tree.map(functools.partial(jnp.where, flag), new, old)
+    now = jax.random.fold_in(key, number)
+    memory = method.remember(memory, masks, weights, grads, number)
+    given = grads
+    if method.backward is not None:
+        given, memory = method.backward(now, masks, weights, grads, number, memory)
+    # Of what is absent, nothing is trained.
+    trained = jax.tree.map(lambda w, g: w - jnp.float32(RATE) * g, weights, given)
+    trained = choose(idle, weights, trained)
+    # Masks over dense weights are chosen from what training made of them.
+    ranked = trained if method.dense_weights else weights
+    moved, info = method.update(now, masks, ranked, grads, number, memory)
+    moved = choose(due, moved, masks)
+    if not method.dense_weights:
+        trained = jaxsparse.apply_masks(jaxsparse.apply_masks(trained, masks), moved)
+        if method.regrow:
+            values = method.regrow(now, masks, weights, grads, memory).values
+            trained = choose(due, grown_from(trained, masks, moved, values), trained)
+    return trained, moved, memory, info.kept
 
 
 def grown_from(weights: Any, before: Any, masks: Any, values: Any) -> Any:
@@ -382,13 +403,12 @@ def grown_from(weights: Any, before: Any, masks: Any, values: Any) -> Any:
 # --- 5: randomness -------------------------------------------------------------------------------
 
 
-@every_method
 def test_the_seed_decides_where_a_method_draws_and_only_there(name: str) -> None:
-    (init, update), params = pure(name), random_tree(0)
+    (init, update), params = pure(name), twins()
     first, second = (jax.random.key(seed) for seed in (11, 12))
     masks = init(first, params)
     memory = build(name).start(masks, params)
-    args = (masks, params, gradients()[0], next(iter(due_steps(name)), 0), memory)
+    args = (masks, params, params, next(iter(due_steps(name)), 0), memory)
     draws = not same(update(first, *args)[0], update(second, *args)[0])
     if build(name).learned or not build(name).dense_weights:
         # (Else the first masks are one update from these.)
@@ -397,8 +417,8 @@ def test_the_seed_decides_where_a_method_draws_and_only_there(name: str) -> None
     assert same(update(first, *args)[0], update(first, *args)[0])
 
     def trajectory(seed: int) -> list[Any]:
-        state = stepper(name).init(params, seed)
-        weights, masks = params, [state.masks]
+        state = stepper(name).init(random_tree(0), seed)
+        weights, masks = random_tree(0), [state.masks]
         for grads in gradients()[:12]:
             weights, state = stepper(name).compiled(weights, state, grads)
             masks.append(state.masks)
@@ -409,22 +429,25 @@ def test_the_seed_decides_where_a_method_draws_and_only_there(name: str) -> None
     assert same(trajectory(0), trajectory(1)) != draws or build(name).learned
 
 
-@every_method
 def test_equal_leaves_draw_apart(name: str) -> None:
     """The leaf's index is part of the randomness: twins do not share their masks."""
-    kernel = random_tree(0)["Dense_0"]["kernel"]
-    twins = {"a": kernel, "b": kernel}
     (init, update), keys = pure(name), [jax.random.key(seed) for seed in (1, 2)]
-    masks = [init(key, twins) for key in keys]
+    params = twins()
+    masks = [init(key, params) for key in keys]
     if not same(*masks):
         assert not same(masks[0]["a"], masks[0]["b"])
     alike = jax.tree.map(lambda mask: masks[0]["a"], masks[0])
     at = next(iter(due_steps(name)), 0)
-    memory = build(name).start(alike, twins)
-    moved = [update(key, alike, twins, twins, at, memory)[0] for key in keys]
+    memory = build(name).start(alike, params)
+    moved = [update(key, alike, params, params, at, memory)[0] for key in keys]
     if not same(*moved):
         assert not same(moved[0]["a"], moved[0]["b"])
     assert all(kept_in(after) == kept_in(moved[0]) for after in moved)
+
+
+def twins() -> dict[str, Any]:
+    kernel = random_tree(0)["Dense_0"]["kernel"]
+    return {"a": kernel, "b": kernel}
 
 
 def kept_in(masks: Any) -> int:
@@ -434,7 +457,6 @@ def kept_in(masks: Any) -> int:
 # --- 6: grown weights ----------------------------------------------------------------------------
 
 
-@every_method
 def test_grown_weights_start_at_zero_with_the_optimizers_own_slots(name: str) -> None:
     """Adagrad starts at 0.1, which a blind zero would miss."""
     if build(name).dense_weights:
@@ -476,7 +498,6 @@ def _poison(grads: Any, masks: Any, where: str) -> Any:
     return jax.tree.map(jnp.asarray, grads)
 
 
-@every_method
 def test_a_gradient_that_is_not_finite_never_touches_the_masks(name: str) -> None:
     step = careful(name)
     for where in ("kept", "absent", "dense"):
@@ -508,14 +529,12 @@ def _one_bad_gradient(name: str, step: Step, where: str) -> None:
 # --- 8: one compilation, no callback -------------------------------------------------------------
 
 
-@every_method
 def test_nothing_is_traced_twice(name: str) -> None:
     run(name)
     run(name, seed=7, stream=1)
     assert stepper(name).traces == 1
 
 
-@every_method
 def test_no_host_callback_and_no_effect(name: str) -> None:
     result, tx = run(name), stepper(name).tx
     jaxpr = jax.make_jaxpr(tx.update)(gradients()[0], result.states[0], result.params[0])
@@ -524,29 +543,6 @@ def test_no_host_callback_and_no_effect(name: str) -> None:
     assert "callback" not in str(jax.make_jaxpr(tx.init)(result.params[0]))
 
 
-@every_method
-def test_scan_is_the_loop(name: str) -> None:
-    result, steps = run(name), 16
-    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *gradients()[:steps])
-
-    def body(carry: Any, grads: Any) -> tuple[Any, Any]:
-        carry = stepper(name).tx.update(grads, carry[1], carry[0]), carry[0]
-        (updates, state), params = carry
-        return (optax.apply_updates(params, updates), state), state.masks
-
-    start = (result.params[0], result.states[0])
-    (params, state), masks = jax.jit(lambda c, g: jax.lax.scan(body, c, g))(start, stacked)
-    for step in range(steps):
-        assert same(jax.tree.map(lambda m, i=step: m[i], masks), result.states[step + 1].masks)
-    assert same(state.masks, result.states[steps].masks)
-    assert same(state.info, result.states[steps].info)
-    for mine, its in zip(
-        jax.tree.leaves(params), jax.tree.leaves(result.params[steps]), strict=True
-    ):
-        np.testing.assert_allclose(mine, its, rtol=1e-5, atol=1e-6)
-
-
-@every_method
 def test_vmap_over_seeds_is_the_loop_and_still_updates_only_when_due(name: str) -> None:
     method, params = build(name), random_tree(0)
     step = plain(name)
@@ -584,18 +580,14 @@ def test_vmap_over_seeds_is_the_loop_and_still_updates_only_when_due(name: str) 
 # --- 10: abstract and empty trees ----------------------------------------------------------------
 
 
-@every_method
 def test_init_on_abstract_arrays_and_under_transformations(name: str) -> None:
     method, params, tx = build(name), random_tree(0), stepper(name).tx
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    key = jax.random.key(0)
-    assert same(method.init(key, abstract), pure(name)[0](key, params))
-    concrete = tx.init(params)
-    assert same(concrete, run(name).states[0])
-    assert signature(jax.eval_shape(tx.init, abstract)) == signature(concrete)
+    both = jax.jit(lambda key, params: (method.init(key, abstract), method.init(key, params)))
+    assert same(*both(jax.random.key(0), params))
+    assert signature(jax.eval_shape(tx.init, abstract)) == signature(run(name).states[0])
 
 
-@every_method
 def test_init_on_a_tree_without_leaves(name: str) -> None:
     tx = stepper(name).tx
     for empty in ({}, (), [], {"a": {}, "b": None}, optax.MaskedNode()):
@@ -610,11 +602,9 @@ def test_init_on_a_tree_without_leaves(name: str) -> None:
 # --- a soak --------------------------------------------------------------------------------------
 
 
-@every_method
-def test_hostile_gradients_for_300_steps(name: str) -> None:
+def test_hostile_gradients_for_300_steps_and_scan_is_the_loop(name: str) -> None:
     """Zeros, equal, huge, tiny and alternating gradients: checked at each step, inside the scan."""
-    tx = jaxsparse.sparsify(optax.sgd(0.1, momentum=0.9), build(name), seed=5)
-    params = random_tree(0)
+    step, params = plain(name), random_tree(0)
     usual = [kept(state.masks) for state in run(name).states]
     kinds: list[Callable[[Any, Any], Any]] = [
         lambda w, sign: jnp.zeros_like(w),
@@ -625,25 +615,22 @@ def test_hostile_gradients_for_300_steps(name: str) -> None:
         lambda w, sign: jnp.where(w == 0, sign, -sign),
     ]
 
-    def body(carry: Any, step: Any) -> tuple[Any, Any]:
-        params, state = carry
-        sign = jnp.where(step % 2 == 0, 1.0, -1.0)
-        grads = jax.tree.map(
-            lambda w: jax.lax.switch((step * 7) % 11 % len(kinds), kinds, w, sign), params
-        )
-        updates, state = tx.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
+    def hostile(params: Any, number: Any) -> Any:
+        sign = jnp.where(number % 2 == 0, 1.0, -1.0)
+        kind = (number * 7) % 11 % len(kinds)
+        return jax.tree.map(lambda w: jax.lax.switch(kind, kinds, w, sign), params)
+
+    def body(carry: Any, number: Any) -> tuple[Any, Any]:
+        params, state = step.plain(*carry, hostile(carry[0], number))
         forward = jaxsparse.forward_params(params, state, training=False)
         off = [
             jnp.sum(~mask & (weight != 0)) for mask, weight in _traced_leaves(state.masks, forward)
         ]
-        return (params, state), (sum(off, jnp.int32(0)), state.info)
+        return (params, state), (sum(off, jnp.int32(0)), state.info, state.masks)
 
-    @jax.jit
-    def soak(params: Any, state: Any) -> Any:
-        return jax.lax.scan(body, (params, state), jnp.arange(300))
-
-    (params, state), (off, info) = soak(params, tx.init(params))
+    soak = jax.jit(lambda carry: jax.lax.scan(body, carry, jnp.arange(300)))
+    start = (params, step.init(params, 5))
+    (_, state), (off, info, masks) = soak(start)
     assert not np.any(off)
     per_step = np.asarray(info.kept).sum(1)
     whole = kept(state.masks) - per_step[-1]
@@ -652,6 +639,12 @@ def test_hostile_gradients_for_300_steps(name: str) -> None:
     due = build(name).due
     assert int(state.info.updates) == (0 if due is None else int(np.sum(due(jnp.arange(300)))))
     assert int(state.info.skipped) == 0
+
+    given, loop = jax.jit(hostile), start
+    for number in range(24):
+        loop = step.compiled(*loop, given(loop[0], number))
+        assert same(jax.tree.map(lambda m, i=number: m[i], masks), loop[1].masks)
+        assert same(jax.tree.map(lambda m, i=number: m[i], info), loop[1].info)
 
 
 def _traced_leaves(masks: Any, params: Any) -> list[tuple[Any, Any]]:

@@ -57,12 +57,16 @@ class Entry(NamedTuple):
       facts: For the table of methods.
       gathers: Does an update read masks or gates of whole leaves on every device? All other
         methods exchange a few numbers.
+      trained_first: Does its one update expect weights that have been trained?
+      adaptive: Does it need an optimizer that adapts its step to each weight, such as Adam?
     """
 
     factory: Callable[..., MaskAlgorithm]
     small: Mapping[str, Any]
     facts: Facts
     gathers: bool = False
+    trained_first: bool = False
+    adaptive: bool = False
 
 
 def _some_curvature(params: Params) -> Params:
@@ -133,9 +137,19 @@ _SMALL: Mapping[str, tuple[Callable[..., MaskAlgorithm], Mapping[str, Any]]] = {
 }
 # A graph's paths run through all of a layer; a unit's gate is that of all its weights.
 _GATHERING = ("cht", "l0")
+_OF_TRAINED_WEIGHTS = ("magnitude", "sensitivity", "lookahead", "obd", "wanda")
+# Rates of weights and of their noise are orders of magnitude apart.
+_ADAPTIVE = ("variational_dropout",)
 ALGORITHMS: Mapping[str, Entry] = MappingProxyType(
     {
-        name: Entry(factory, small, FACTS[name], name in _GATHERING)
+        name: Entry(
+            factory,
+            small,
+            FACTS[name],
+            gathers=name in _GATHERING,
+            trained_first=name in _OF_TRAINED_WEIGHTS,
+            adaptive=name in _ADAPTIVE,
+        )
         for name, (factory, small) in _SMALL.items()
     }
 )

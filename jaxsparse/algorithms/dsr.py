@@ -1,5 +1,7 @@
 """DSR: a threshold for all layers drops weights, and they grow back where others survived."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -75,7 +77,7 @@ def dsr(
     """
     start, remember = adaptive_threshold(update, threshold, drop_fraction, tolerance)
 
-    def survivors(params: Params, masks: Masks, memory: Memory) -> Masks:
+    def survivors(params: Params, masks: Masks, step: Any, memory: Memory) -> Masks:
         least = memory.now if jax.tree.leaves(memory) else threshold
         olds, tree = jax.tree.flatten(masks)
         size = jax.tree.leaves(map_masks(lambda mask, weight: jnp.abs(weight), masks, params))

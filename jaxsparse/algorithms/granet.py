@@ -13,6 +13,7 @@ from jaxsparse.base import (
     Distribution,
     MaskAlgorithm,
     Masks,
+    Memory,
     Params,
     Rows,
     ScalarOrSchedule,
@@ -24,7 +25,6 @@ from jaxsparse.base import (
 from jaxsparse.budgets import Leaf, targets
 from jaxsparse.engine import drop_grow
 from jaxsparse.layers import default_where
-from jaxsparse.memories import given_step
 from jaxsparse.schedules import any_of, at, check_sparsity, every, polynomial_sparsity
 from jaxsparse.selection import tree_top_k_masks
 
@@ -123,8 +123,9 @@ def granet(
             **common,
         )
 
-    def measure(params: Params, masks: Masks, step: Any) -> Masks:
+    def measure(params: Params, masks: Masks, step: Any, memory: Memory) -> Masks:
         """Prune over all layers, then drop within each."""
+        del memory
         final = sum(jax.tree.leaves(distribution(params, sparsity, where=where)))
         olds, tree = jax.tree.flatten(masks)
         whole = Leaf(0, (), sum(mask.size for mask in olds), 1, final)
@@ -137,15 +138,13 @@ def granet(
         stays = tree_top_k_masks(size, stay, where=left)
         return jax.tree.unflatten(tree, [_Plan(*pair) for pair in zip(stays, budgets, strict=True)])
 
-    return given_step(
-        drop_grow(
-            sparsity=initial,
-            stays=lambda key, weight, grad, mask, memory: memory.stays,
-            grow=_gradient,
-            allocate=_planned,
-            measure=measure,
-            **common,
-        )
+    return drop_grow(
+        sparsity=initial,
+        stays=lambda key, weight, grad, mask, memory: memory.stays,
+        grow=_gradient,
+        allocate=_planned,
+        measure=measure,
+        **common,
     )
 
 

@@ -3,18 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from jaxsparse import distributions, scores
 from jaxsparse._chain import along, check_neighbors, norms_in, norms_out, places, scale_factors
 from jaxsparse._tree import flatten_with_paths, is_dense
-from jaxsparse.base import Distribution, MaskAlgorithm, Masks, Params, Schedule, Where
+from jaxsparse.base import Distribution, MaskAlgorithm, Masks, Memory, Params, Schedule, Where
 from jaxsparse.budgets import final_sparsity, plan, targets
 from jaxsparse.engine import drop_grow
 from jaxsparse.layers import default_where
-from jaxsparse.memories import given_step
 from jaxsparse.schedules import at, one_shot
 from jaxsparse.selection import top_k_mask
 from jaxsparse.structures import unstructured
@@ -106,7 +104,8 @@ def lookahead(
         scale_factors(scales, params, [rows[i] for i in order])
         return order
 
-    def measure(params: Params, masks: Masks, now: Any) -> Masks:
+    def measure(params: Params, masks: Masks, now: Any, memory: Memory) -> Masks:
+        del memory
         rows, _ = flatten_with_paths(params)
         marks, tree = jax.tree.flatten(masks, is_leaf=is_dense)
         weights = [_kept(w, mask) for (_, w), mask in zip(rows, marks, strict=True)]
@@ -130,7 +129,7 @@ def lookahead(
                 weights[i] = _kept(weights[i], stays)
         return jax.tree.unflatten(tree, found)
 
-    base = drop_grow(
+    return drop_grow(
         sparsity=schedule,
         distribution=distribution,
         update=update or at(step),
@@ -138,14 +137,6 @@ def lookahead(
         measure=measure,
         where=where,
     )
-
-    def init(key: chex.PRNGKey, params: Params) -> Masks:
-        masks = base.init(key, params)
-        if jax.tree.leaves(masks):
-            order_of(params, masks)
-        return masks
-
-    return given_step(base)._replace(init=init)
 
 
 def _kept(weight: Any, mask: Any) -> Any:

@@ -70,7 +70,9 @@ def movement(
       sparsity: Fraction of zeros in the forward pass at the end, over the sparse leaves, in [0, 1).
       start: Step at which pruning begins; scores are summed from step 0.
       stop: Step at which the final sparsity is reached; masks go on changing after it.
-      interval: Steps between choices of the masks, at least 1; 1 in the paper.
+      interval: Steps between choices of the masks, at least 1; 1 in the paper. In between, scores
+        of absent weights pile up, and many come back at once: with 100, LeNet-300-100 on MNIST
+        (90 %, 3 epochs) ends at 51 %, with 1 at 98 %.
       initial: Fraction of zeros up to ``start``, in [0, 1).
       power: Of the polynomial; 3 in the paper.
       from_initial: Rank by ``|w - w_0|``, the distance from the initialization, instead. Ordinary
@@ -128,7 +130,7 @@ def movement(
         update=any_of(every(interval, start), at(stop)),
         drop=None,
         grow=scores.measured,
-        measure=lambda params, masks, memory: memory.importance,
+        measure=lambda params, masks, step, memory: memory.importance,
         scope=scope,
         structure=structure,
         where=where,

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -90,8 +89,8 @@ def obd(
             "functools.partial(jaxsparse.curvature.exact_hessian_diagonal, loss_fn)"
         )
 
-    def measure(params: Params, masks: Masks, memory: Memory) -> Masks:
-        del memory
+    def measure(params: Params, masks: Masks, step: Any, memory: Memory) -> Masks:
+        del step, memory
 
         def damage(mask: Array, weight: Array, second: Array) -> Array:
             del mask
@@ -113,7 +112,7 @@ def obd(
         second = iter(jax.tree.leaves(found))
         return jax.tree.unflatten(tree, [x if is_dense(x) else next(second) for _, x in rows])
 
-    base = drop_grow(
+    return drop_grow(
         sparsity=one_shot(sparsity, step),
         distribution=distribution,
         update=at(step),
@@ -123,12 +122,3 @@ def obd(
         structure=structure,
         where=where,
     )
-
-    def init(key: chex.PRNGKey, params: Params) -> Masks:
-        masks = base.init(key, params)
-        if jax.tree.leaves(masks):
-            # Found out before training, and not at the step.
-            checked(jax.eval_shape(curvature, params), params)
-        return masks
-
-    return base._replace(init=init)

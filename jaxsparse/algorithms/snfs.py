@@ -107,7 +107,8 @@ def snfs(
         )
     start, remember = gradient_average(momentum, squares)
 
-    def measure(params: Params, masks: Masks, memory: Memory) -> Masks:
+    def measure(params: Params, masks: Masks, step: Any, memory: Memory) -> Masks:
+        del step
         # (By hand, and without a memory: before the first gradient.)
         memory = memory if jax.tree.leaves(memory) else start(masks, params)
         return map_masks(_of_leaf, masks, memory)

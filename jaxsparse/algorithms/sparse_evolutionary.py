@@ -12,6 +12,7 @@ from jaxsparse.base import (
     Distribution,
     MaskAlgorithm,
     Masks,
+    Memory,
     Params,
     ScalarOrSchedule,
     Schedule,
@@ -21,7 +22,6 @@ from jaxsparse.base import (
 )
 from jaxsparse.engine import drop_grow
 from jaxsparse.layers import default_where
-from jaxsparse.memories import given_step
 from jaxsparse.schedules import every
 from jaxsparse.selection import tree_top_k_masks
 
@@ -96,7 +96,7 @@ def sparse_evolutionary(
             "by_sign drops single weights at a constant sparsity: leave structure out and give a "
             "number, or by_sign=False"
         )
-    method = drop_grow(
+    return drop_grow(
         sparsity=sparsity,
         distribution=distribution,
         update=update,
@@ -109,11 +109,11 @@ def sparse_evolutionary(
         regrow_dropped=regrow_dropped,
         where=where,
     )
-    return given_step(method) if by_sign else method
 
 
 def _largest_of_each_sign(drop_fraction: ScalarOrSchedule) -> Callable[..., Masks]:
-    def stays(params: Params, masks: Masks, step: Any) -> Masks:
+    def stays(params: Params, masks: Masks, step: Any, memory: Memory) -> Masks:
+        del memory
         olds, tree = jax.tree.flatten(masks)
         weights = jax.tree.leaves(map_masks(lambda mask, weight: weight, masks, params))
         pairs = list(zip(olds, weights, strict=True))

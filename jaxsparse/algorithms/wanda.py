@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -86,8 +85,8 @@ def wanda(
             "norms of its inputs, for instance input_norms of what enters the layer"
         )
 
-    def measure(params: Params, masks: Masks, memory: Memory) -> Masks:
-        del memory
+    def measure(params: Params, masks: Masks, step: Any, memory: Memory) -> Masks:
+        del step, memory
         rows, tree = paired(activation_norms(params), params, masks)
         found = [mask if is_dense(mask) else _strength(w, norms) for _, w, norms, mask in rows]
         return jax.tree.unflatten(tree, found)
@@ -114,7 +113,7 @@ def wanda(
                 )
         return rows, tree
 
-    base = drop_grow(
+    return drop_grow(
         sparsity=one_shot(sparsity, step),
         distribution=distribution,
         update=at(step),
@@ -123,14 +122,6 @@ def wanda(
         structure=structure,
         where=where,
     )
-
-    def init(key: chex.PRNGKey, params: Params) -> Masks:
-        masks = base.init(key, params)
-        if jax.tree.leaves(masks):
-            paired(jax.eval_shape(activation_norms, params), params, masks)
-        return masks
-
-    return base._replace(init=init)
 
 
 def input_norms(inputs: Array) -> Float[Array, " features"]:

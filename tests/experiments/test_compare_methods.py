@@ -11,8 +11,10 @@ import pytest
 
 pytest.importorskip("tyro", reason="the experiments extra is not installed")
 
+from rich.console import Console
+
 import jaxsparse
-from experiments import build, compare_methods, config, data, models, records, study
+from experiments import build, compare_methods, config, data, models, records, step_times, study
 from experiments.measures import measures_of
 
 ACCURACIES = {
@@ -32,6 +34,7 @@ def run(tmp_path: pathlib.Path) -> pathlib.Path:
     cells = [f"{method}-{sparsity:g}" for method, sparsity in ACCURACIES]
     about = {
         "cells": [*cells, "rigl-0.95"],
+        "step_times": {"dense": 1.0, "rigl": 1.5},
         "config": json.loads(json.dumps(dataclasses.asdict(compare_methods.configuration()))),
         "environment": dict.fromkeys(
             ("hardware", "python", "jax", "flax", "optax", "commit", "date"), "x"
@@ -43,7 +46,7 @@ def run(tmp_path: pathlib.Path) -> pathlib.Path:
         result = records.Result(
             cell, method, sparsity, [0, 1], 1800, 3.0, 9.0, [mean - 0.001, mean + 0.001],
             [0.1, 0.1], [0.1, 0.1], [kept, kept], 266_200, [0.1, 0.1], [0.1, 0.1], 9,
-            [0, 0], [0, 0], [], [0.3, 0.3], 0.002 if method == "dense" else 0.003,
+            [0, 0], [0, 0], [], [0.3, 0.3],
         )  # fmt: skip
         records.write_result(records.cell_folder(folder, cell), result)
     return folder
@@ -110,9 +113,30 @@ def test_settings_reach_the_methods() -> None:
     assert steps("magnitude") == steps("wanda") == steps("obd") == [500]
     assert steps("snip") == [0]
     assert steps("dnw") == list(range(1000))
+    # Chosen at every step, as in the paper: rarer choices of `movement` diverge.
+    assert steps("movement") == list(range(100, 1000))
     assert steps("rigl")[-1] < 750
     assert steps("mest_soft")[-1] == 750
     adam = build.build_optimizer(base, 1000, 10, "variational_dropout")
     assert len(jax.tree.leaves(adam.init({"w": jnp.ones(3)}))) > len(
         jax.tree.leaves(build.build_optimizer(base, 1000, 10, "rigl").init({"w": jnp.ones(3)}))
     )
+
+
+def test_step_times_are_measured_once(tmp_path: pathlib.Path) -> None:
+    small = dataclasses.replace(
+        config.preset("digits-mlp"),
+        model=config.Model(widths=(8,)),
+        methods=("dense", "static"),
+        sparsities=(0.5, 0.9),
+        seeds=1,
+    )
+    records.write_json(tmp_path / "run.json", {"cells": []})
+    step_times.measure(small, tmp_path, Console())
+    about = records.read_json(tmp_path / "run.json")
+    assert about is not None
+    times = about["step_times"]
+    assert set(times) == {"dense", "static"}
+    assert all(time > 0 for time in times.values())
+    step_times.measure(small, tmp_path, Console())
+    assert records.read_json(tmp_path / "run.json") == about

@@ -307,7 +307,7 @@ def _results(run: pathlib.Path) -> list[Any]:
 
 
 def _timeless(result: records.Result) -> records.Result:
-    return dataclasses.replace(result, seconds=0.0, step_seconds=None)
+    return dataclasses.replace(result, seconds=0.0)
 
 
 @pytest.fixture(scope="module")
