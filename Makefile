@@ -37,7 +37,7 @@ test: $(VENV)/.stamp-all  ## install what is missing, then run the whole test su
 
 .PHONY: test-newest
 test-newest: $(NEWEST_VENV)/.stamp-test  ## the contract tests on the newest jax and flax (NEWEST=python3.13)
-	$(NEWEST_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS) tests/test_contract*.py
+	$(NEWEST_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS) tests/contract
 
 .PHONY: lint
 lint: $(VENV)/.stamp-all  ## ruff: rules and formatting

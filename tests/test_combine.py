@@ -1,7 +1,6 @@
 """``partition``: different methods for different layers."""
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,13 +12,7 @@ import pytest
 import jaxsparse
 from jaxsparse import dense, partition, rigl, sparsify, static
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """The programs are tiny and many: compiling them is what costs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def params_like(seed: int = 0) -> dict[str, Any]:

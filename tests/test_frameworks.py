@@ -20,18 +20,12 @@ from flax import nnx
 import jaxsparse
 from jaxsparse import TrainState, masks_of
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 STEPS, INPUTS, HIDDEN, CLASSES = 40, 12, 16, 3
 # 240 weights in two kernels at 75 %: 60 stay.
 KEPT = 60
 NAMES = {"first/bias", "first/kernel", "second/bias", "second/kernel"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """The programs are tiny and many: compiling them is what costs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)

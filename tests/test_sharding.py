@@ -4,7 +4,6 @@ import functools
 import math
 import pathlib
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 import jaxsparse
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KINDS = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 # Whatever moves more than a few numbers between devices.
 GATHERS = re.compile(r"\b(all-gather|all-to-all|collective-permute|reduce-scatter|sort)[\w-]*\(")
@@ -27,13 +28,6 @@ RAGGED = {"a": (24, 9), "b": (7, 11), "c": (3, 3, 5, 16), "d": (10, 40), "e": (4
 # Sharded along the first dimension, the last, and both.
 SPECS = {"both": P("data", "model"), "first": P(("data", "model"), None), "last": P(None, "data")}
 SHAPES = {"both": (16, 30), "first": (56, 9), "last": (13, 40)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def mesh_of(kind: AxisType, *shape: int) -> jax.sharding.Mesh:

@@ -2,7 +2,6 @@
 
 import functools
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,6 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 import jaxsparse
 from jaxsparse import block, channel, fan_in, n_m
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Devices share whole groups and blocks: eight inputs each, at least.
 SHAPES = {"dense": (64, 48), "conv": (3, 3, 32, 16)}
@@ -31,13 +32,6 @@ STRUCTURES = {
 }
 GATHERS = re.compile(r"\b(all-gather|all-to-all|collective-permute|reduce-scatter|sort)[\w-]*\(")
 STEPS = 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def draw(seed: int) -> dict[str, Any]:

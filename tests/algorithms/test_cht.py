@@ -1,6 +1,5 @@
 """CHT: link prediction by hand and against loops over paths, and one update."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,14 +13,6 @@ from jaxsparse.scores import length_three_paths
 
 # Four inputs, four outputs.
 MASK = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 1, 1], [0, 0, 0, 1]], bool)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """The programs are tiny and many: compiling them is what costs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def predict(mask: Any, kind: Any) -> np.ndarray:

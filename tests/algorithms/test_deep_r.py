@@ -1,7 +1,5 @@
 """Deep R: one update by hand, signs, L1 and noise, and training against NumPy."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,14 +14,6 @@ from jaxsparse.algorithms.deep_r import deep_r
 MASK = jnp.array([[1] * 4, [1] * 4, [0] * 4, [0] * 4], bool)
 WEIGHTS = jnp.array([[0.5, -3.0, 0.0, 2.0], [-1.0, 0.25, -2.0, 0.0], [9.0] * 4, [-9.0] * 4])
 POSITIVE = jnp.array([[1] * 4, [0] * 4, [1, 0, 1, 0], [0, 1, 0, 1]], bool)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """The programs are tiny and many: compiling them is what costs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_update_by_hand() -> None:

@@ -1,6 +1,5 @@
 """DSR: one update by hand, the threshold, and an independent version in NumPy."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,14 +18,6 @@ WEIGHTS = {
     "a": jnp.array([[0.5, -0.4, 0.3, 0.1, 9.0, 9.0, 9.0, 9.0]]),
     "b": jnp.array([[-0.05, 0.02, -0.25, 0.01, 9.0, 9.0]]),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """The programs are tiny and many: compiling them is what costs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def update_once(least: float, **options: Any) -> Any:

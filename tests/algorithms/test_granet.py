@@ -1,6 +1,5 @@
 """GraNet: one update by hand, its schedule, and an independent version in NumPy."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -27,14 +26,6 @@ GRADS = {
     "a": jnp.array([[50.0, 50.0, 50.0, 0.1], [0.2, 0.3, 4.0, -5.0]]),
     "b": jnp.array([[50.0, 0.1, 0.2, 0.3, 0.4, 0.5, -7.0, 6.0]]),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """The programs are tiny and many: compiling them is what costs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_update_by_hand() -> None:

@@ -1,6 +1,5 @@
 """MEST: one update by hand, mutation, and the soft bound."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,14 +16,6 @@ from jaxsparse.algorithms.mest import mest
 MASK = jnp.array([[1, 1, 1, 1], [1, 1, 1, 1], [0] * 4, [0] * 4], bool)
 WEIGHTS = jnp.array([[1.0, -1.0, 2.5, 3.0], [-1.5, 5.0, -6.0, 7.0], [9.0] * 4, [9.0] * 4])
 GRADS = jnp.array([[0.0, 6.0, 0.0, 0.0], [0.5, 0.0, 0.0, 0.0], [99.0] * 4, [99.0] * 4])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """The programs are tiny and many: compiling them is what costs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def draws(number: int = 200, **options: Any) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Sparse momentum: one update by hand, its memory, and an independent version in NumPy."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -23,14 +22,6 @@ MOMENTA = {
     "a": jnp.array([[-1.0, 2.0, 8.0, 1.0, 0.5, -7.0, 6.0, 0.1]]),
     "b": jnp.array([[2.0, 1.0, 1.0, 0.0, 0.3, 0.2, -0.4, 0.1]]),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """The programs are tiny and many: compiling them is what costs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def update_once(**options: Any) -> Any:

@@ -13,14 +13,6 @@ import jaxsparse
 from jaxsparse.algorithms.soft_deep_r import SoftRewiring, soft_deep_r
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """The programs are tiny and many: compiling them is what costs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def test_forward_and_masks_by_hand() -> None:
     # theta = sign w - origin: 2, 2 - 3 = -1; 3, 1 - 0.5 = 0.5; -1 (across zero), 0.25 - 0.25 = 0.
     weights = {"bias": jnp.ones(1), "w": jnp.array([[2.0, 2.0], [-3.0, -1.0], [-1.0, 0.25]])}

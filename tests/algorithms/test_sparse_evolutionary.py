@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,14 +16,6 @@ import jaxsparse
 MASK = jnp.array([[1, 0, 1, 0], [0, 1, 0, 1]], bool)
 WEIGHTS = jnp.array([[3.0, 9.0, 0.5, -9.0], [9.0, -1.0, 9.0, -4.0]])
 STAYS = np.array([[1, 0, 0, 0], [0, 0, 0, 1]], bool)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """The programs are tiny and many: compiling them is what costs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def build(**options: Any) -> Any:

@@ -1,6 +1,5 @@
 """SRigL: one update by hand, ablation, and an independent version in NumPy."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,14 +18,6 @@ WEIGHTS = jnp.array([[5.0, -0.1, 4.0, -3.0], [6.0, 0.2, 7.0, 8.0], [99.0] * 4, [
 GRADS = jnp.array(
     [[0.0, 0.3, 0.0, 0.0], [0.0, 0.4, 0.0, 0.0], [1.0, 2.0, 8.0, 3.0], [-9.0, 1.0, 0.5, -4.0]]
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """The programs are tiny and many: compiling them is what costs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def update_once(grads: Any = GRADS, **options: Any) -> Any:

@@ -84,13 +84,6 @@ WARNS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(autouse=True)
 def standard_promotion() -> Iterator[None]:
     """Some optimizers broadcast inside; that is theirs to decide."""

@@ -2,7 +2,6 @@
 
 import functools
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -36,13 +35,6 @@ SHAPES = {
 GATHERS = re.compile(r"\b(all-gather|all-to-all|collective-permute|reduce-scatter|sort)[\w-]*\(")
 
 is_spec = lambda leaf: isinstance(leaf, tuple)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +99,6 @@ def assert_placed(params: Any, shardings: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["auto", "explicit"])
-@pytest.mark.parametrize("name", ALGORITHMS)
 def test_eight_devices_keep_the_masks_of_one(name: str, kind: str, meshes: Any) -> None:
     mesh, tx = meshes[kind], transformation(name)
     shardings = jax.tree.map(
