@@ -11,12 +11,15 @@ from flax import traverse_util
 
 from jaxsparse.algorithms.wanda import input_norms
 from jaxsparse.curvature import gauss_newton_diagonal
+from jaxsparse.saliency import cross_entropy
 
 from .augment import normalize
 from .data import Dataset
 
 # Images of the training set that curvature and activations are taken of.
 _EXAMPLES = 256
+# Images of a class that networks are pruned with before training (Wang et al., 2020).
+_EACH = 10
 
 
 class Measures(NamedTuple):
@@ -27,12 +30,20 @@ class Measures(NamedTuple):
       activation_norms: ``params -> pytree``: the L2 norm of each input feature of each kernel.
       chain: Paths of the kernels, from input to output.
       examples: Size of the training set.
+      model_fn: ``(params, images) -> logits``, images normalized, in evaluation mode.
+      loss_fn: ``(params, (images, labels)) -> mean cross-entropy``.
+      batches: Images and labels, ten of each class where there are as many, in one batch.
+      inputs: The shape of one example.
     """
 
     curvature: Callable[[Any], Any]
     activation_norms: Callable[[Any], Any]
     chain: tuple[str, ...]
     examples: int
+    model_fn: Callable[..., Any]
+    loss_fn: Callable[..., Any]
+    batches: tuple[Any, Any]
+    inputs: Any
 
 
 def measures_of(model: nn.Module, dataset: Dataset) -> Measures:
@@ -74,7 +85,20 @@ def measures_of(model: nn.Module, dataset: Dataset) -> Measures:
         activation_norms=activation_norms,
         chain=tuple("/".join(path) for path in kernels),
         examples=len(dataset.train_images),
+        model_fn=logits,
+        loss_fn=cross_entropy(logits),
+        batches=_of_each_class(dataset, mean, std),
+        inputs=jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32),
     )
+
+
+def _of_each_class(dataset: Dataset, mean: Any, std: Any) -> tuple[Any, Any]:
+    """The first images of each class, as many of each, in one batch."""
+    of_class = [np.flatnonzero(dataset.train_labels == c) for c in range(dataset.num_classes)]
+    each = min(_EACH, *map(len, of_class)) or 1
+    chosen = np.concatenate([rows[:each] for rows in of_class])
+    images = normalize(jnp.asarray(dataset.train_images[chosen]), mean, std)
+    return images[None], jnp.asarray(dataset.train_labels[chosen])[None]
 
 
 def _inputs(model: nn.Module, params: Any, rest: Any, images: Any) -> dict[tuple[str, ...], Any]:

@@ -211,8 +211,8 @@ def drop_grow(
         for leaf, units in zip(leaves, chosen, strict=True):
             masks[leaf.index] = like(structure.expand(units, leaf.shape), arrays[leaf.index])
         chosen = jax.tree.unflatten(tree, masks)
-        if measure is not None and leaves:
-            first = lambda params, masks: measure(params, masks, jnp.int32(0), start(masks, params))
+        if (look := measure) is not None and leaves:
+            first = lambda params, masks: look(params, masks, jnp.int32(0), start(masks, params))
             jax.eval_shape(first, params, chosen)
         return chosen
 

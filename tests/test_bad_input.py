@@ -210,6 +210,8 @@ for make in (lambda: jaxsparse.static(90),
              lambda: jaxsparse.every(2.5),
              lambda: jaxsparse.snip(0.9, scope="globl"),
              lambda: jaxsparse.rigl(0.9, grown_slots="zero"),
+             lambda: jaxsparse.before_training(0.9, saliency=None, path="cubic"),
+             lambda: jaxsparse.saliency.prune_in_rounds(None, None, 0.9, scope="all"),
              lambda: jaxsparse.drop_grow(sparsity=0.9, scope="global",
                                          structure=jaxsparse.fan_in())):
     try:
@@ -223,6 +225,8 @@ for make in (lambda: jaxsparse.static(90),
         "n is 2.5; it must be a whole number of steps, at least 1",
         "scope is 'globl'; it must be 'layer' or 'global'",
         "grown_slots is 'zero'; give 'initial', 'keep' or a number",
+        "path is 'cubic'; it must be 'exponential' or 'linear'",
+        "scope is 'all'; it must be 'layer' or 'global'",
         "scope 'global' and fan_in exclude each other; use 'layer'",
     ]
 

@@ -7,19 +7,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsparse import scores
 from jaxsparse._tree import check_known
 from jaxsparse.algorithms.ac_dc import ac_dc
+from jaxsparse.algorithms.before_training import before_training as before_training
 from jaxsparse.algorithms.cht import cht
 from jaxsparse.algorithms.deep_r import deep_r
 from jaxsparse.algorithms.dense import dense
 from jaxsparse.algorithms.dnw import dnw
 from jaxsparse.algorithms.dsr import dsr
 from jaxsparse.algorithms.facts import FACTS, Facts
+from jaxsparse.algorithms.force import force
 from jaxsparse.algorithms.gradual_magnitude import gradual_magnitude
 from jaxsparse.algorithms.granet import granet
+from jaxsparse.algorithms.grasp import grasp
 from jaxsparse.algorithms.iterative_magnitude import iterative_magnitude
 from jaxsparse.algorithms.l0 import l0
 from jaxsparse.algorithms.lookahead import lookahead
@@ -39,6 +43,7 @@ from jaxsparse.algorithms.sr_ste import sr_ste
 from jaxsparse.algorithms.srigl import srigl
 from jaxsparse.algorithms.static import static
 from jaxsparse.algorithms.ste import ste
+from jaxsparse.algorithms.synflow import synflow
 from jaxsparse.algorithms.top_kast import top_kast
 from jaxsparse.algorithms.variational_dropout import variational_dropout
 from jaxsparse.algorithms.wanda import wanda
@@ -79,6 +84,18 @@ def _some_norms(params: Params) -> Params:
     return jax.tree.map(lambda w: jnp.abs(w).sum((*range(w.ndim - 2), w.ndim - 1)), params)
 
 
+def _some_model(params: Params, inputs: Any) -> Any:
+    """For tests: two outputs, to which every weight adds something of its own."""
+    total = sum(jnp.mean(jnp.sin(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(params))
+    return inputs * jnp.stack([total, jnp.cos(total)])[None]
+
+
+def _some_loss(params: Params, batch: Any) -> Any:
+    """For tests: each weight's slope is its own."""
+    total = [jnp.sum(jnp.sin(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(params)]
+    return jnp.mean(batch) * sum(total)
+
+
 _SPARSE = {"sparsity": 0.75}
 _SWAPS = {
     **_SPARSE,
@@ -87,6 +104,7 @@ _SWAPS = {
 }
 _GRADUAL = {**_SPARSE, "start": 1, "stop": 8, "interval": 2}
 _ONCE = {**_SPARSE, "step": 2}
+_ROUNDS = {**_SPARSE, "loss_fn": _some_loss, "batches": np.ones((2, 3), np.float32), "rounds": 3}
 
 _SMALL: Mapping[str, tuple[Callable[..., MaskAlgorithm], Mapping[str, Any]]] = {
     "dense": (dense, {}),
@@ -134,6 +152,25 @@ _SMALL: Mapping[str, tuple[Callable[..., MaskAlgorithm], Mapping[str, Any]]] = {
     "wanda": (wanda, {**_ONCE, "activation_norms": _some_norms, "structure": None}),
     # Before training.
     "snip": (snip, _SPARSE),
+    "iterative_snip": (functools.partial(force, regrow=False), _ROUNDS),
+    "force": (force, _ROUNDS),
+    "grasp": (
+        grasp,
+        {
+            **_SPARSE,
+            "model_fn": _some_model,
+            "batches": (np.ones((2, 3, 1), np.float32), np.zeros((2, 3), np.int32)),
+        },
+    ),
+    "synflow": (
+        synflow,
+        {
+            **_SPARSE,
+            "model_fn": _some_model,
+            "inputs": jax.ShapeDtypeStruct((1, 1), jnp.float32),
+            "rounds": 3,
+        },
+    ),
 }
 # A graph's paths run through all of a layer; a unit's gate is that of all its weights.
 _GATHERING = ("cht", "l0")

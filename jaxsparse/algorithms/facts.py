@@ -61,6 +61,10 @@ lookahead | small weights with small neighbors out | once | dense until then | n
 obd | weights of small curvature times square out | once | dense until then, one curvature | none | trained weights, a curvature | LeCun 1989 |
 wanda | small weights on small inputs out | once | dense until then, one forward pass | none | trained weights, norms of inputs | Sun 2023 | 2306.11695
 snip | small abs(w g) out | at step 0 | one dense gradient | none | nothing | Lee 2019 | 1810.02340
+iterative_snip | small abs(w g) out, in rounds | at step 0 | dense gradients, a round each | none | a loss and batches | de Jorge 2021 | 2006.09081
+force | small abs(w g) out, in rounds, some back in | at step 0 | dense gradients, a round each | none | a loss and batches | de Jorge 2021 | 2006.09081
+grasp | what the norm of the gradient does without | at step 0 | a gradient and its derivative along itself | none | a model and batches | Wang 2020 | 2002.07376
+synflow | what little flows through, in rounds | at step 0 | a gradient a round, of one example | none | a model | Tanaka 2020 | 2006.05467
 """
 
 

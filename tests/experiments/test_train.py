@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -115,7 +116,10 @@ def test_every_connection_is_in_the_input_picture(whole: Any) -> None:
 @pytest.mark.parametrize("method", jaxsparse.ALGORITHMS)
 def test_every_method_takes_the_settings_of_a_run(method: str) -> None:
     nothing = lambda params: params
-    measures = Measures(nothing, nothing, ("Dense_0/kernel",), 100)
+    inputs = jax.ShapeDtypeStruct((1, 1), "float32")
+    measures = Measures(
+        nothing, nothing, ("Dense_0/kernel",), 100, nothing, nothing, ((), ()), inputs
+    )
     algorithm = build.build_method(SMALL, method, 0.9, 1000, measures)
     assert isinstance(algorithm, jaxsparse.MaskAlgorithm)
     if algorithm.due is not None:
