@@ -50,7 +50,7 @@ def force(
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> loss_fn = lambda params, batch: jnp.sum(batch * params["w"])
+      >>> loss_fn = lambda params, batch: jnp.sum(batch * params["w"][0])
       >>> method = force(0.5, loss_fn=loss_fn, batches=jnp.array([[1.0, -3.0]]), rounds=2)
       >>> params = {"w": jnp.array([[2.0, 1.0]])}
       >>> masks = method.init(jax.random.key(0), params)
