@@ -44,17 +44,6 @@ PUBLISHED = {
 CONTROL = "static"
 # Of the methods that prune before training, SNIP stands for all.
 _LEFT_OUT = ("iterative_snip", "force", "grasp", "synflow")
-# What was found about methods that end below the control, each by runs of two seeds at 90 %.
-FINDINGS = {
-    "ste_random": "its masks are drawn anew every 100 steps, so that weights hardly train with those\n"
-    "they end with. The sooner the draws stop, the closer it comes: 93.8 % where they stop at step\n"
-    "1,350 of 1,800, 96.4 % at 675, 97.5 % at 101, where static has 97.4 %. It is a control.",
-    "sensitivity": "the criterion itself: accuracy falls from 97.3 to 96.3 % where it prunes, while\n"
-    "magnitude loses nothing there. The paper's own setting, plain gradient descent at a constant\n"
-    "rate, makes it no better (96.0 %; magnitude 97.6 %, static 96.8 %), nor do absolute values\n"
-    "(96.8 %) or budgets a layer (97.0 %). It extrapolates how the loss depends on a weight from the\n"
-    "way training took, and of a weight that hardly moved that says little.",
-}
 _HEADS = [
     "method", "sparsity", "accuracy (%)", "published", "kept", "training FLOPs", "R_s", "step time",
 ]  # fmt: skip
@@ -152,8 +141,6 @@ def markdown(results: list[records.Result], about: dict[str, Any]) -> str:
     optimizer, pruning = config["optimizer"], config["pruning"]
     minutes = sum(result.seconds for result in results) / 60
     lines = below_control(results) or ["None."]
-    below = {line.removeprefix("- ").partition(",")[0] for line in lines}
-    lines += [f"\n{name}: {text}" for name, text in FINDINGS.items() if name in below]
     return f"""# Every method on MNIST, LeNet-300-100
 
 `python -m experiments.compare_methods`: {config["epochs"]} epochs ({results[0].steps:,} steps of
@@ -176,13 +163,14 @@ Published: TimDettmers/sparse_learning; another training budget, other layer-wis
 
 ## Beside published numbers
 
-Difference to the dense network of the same study (percentage points); the published training is
-longer, and dense itself ends higher.
+Difference to the dense network of the same study (percentage points). The published training is
+longer; [with 20 epochs](compare_checks.md) the distances shrink.
 
 {aligned_markdown(["method", "sparsity", "here", "published"], beside_published(results))}
 ## Below static random pruning
 
-By more than two standard errors of the paired differences (percentage points):
+By more than two standard errors of the paired differences (percentage points). Looked into in
+[compare_checks.md](compare_checks.md).
 
 {chr(10).join(lines)}
 
