@@ -45,6 +45,10 @@ def rigl(
 
     Give ``update`` and ``drop_fraction`` the same end, about three quarters of training.
 
+    ITOP's settings (Liu et al., 2021, published code) explore more weights, each for longer:
+    ``update=every(4_000, start=4_000, stop=end)`` and ``optax.cosine_decay_schedule(0.5, end)`` in
+    batches of 128 (SET: every 1,500 steps); ``explored(rigl(...))`` reports how many.
+
     Args:
       sparsity: Fraction of zeros over the sparse leaves, in [0, 1).
       distribution: ``(params, sparsity, *, where) -> kept counts``.
@@ -82,7 +86,8 @@ def rigl(
 
     References:
       Evci et al., `Rigging the Lottery: Making All Tickets Winners
-      <https://arxiv.org/abs/1911.11134>`_, ICML 2020.
+      <https://arxiv.org/abs/1911.11134>`_, ICML 2020; Liu et al., `Do We Actually Need Dense
+      Over-Parameterization? <https://arxiv.org/abs/2102.02887>`_, ICML 2021 (ITOP).
     """
     start, remember = gradient_window(update, gradient_steps)
     return drop_grow(

@@ -154,6 +154,23 @@ def test_counts_hold_over_many_updates(regrow_dropped: bool, key: jax.Array) -> 
     assert (np.asarray(kept) == list(want.values())).all()
 
 
+def test_itop_settings_swap_half_of_the_weights_rarely(key: jax.Array) -> None:
+    end = 100_000
+    decay = optax.cosine_decay_schedule(0.5, end)
+    method = rigl(0.75, update=every(4_000, start=4_000, stop=end), drop_fraction=decay)
+    assert method.due is not None
+    assert np.flatnonzero(method.due(np.arange(13_000))).tolist() == [4_000, 8_000, 12_000]
+    # 20 of 80 stay. By 4,000 the fraction is 0.498: 9 are swapped; at half time, 0.25, 5.
+    params = {"w": jax.random.normal(key, (8, 10))}
+    grads = {"w": jax.random.normal(jax.random.key(1), (8, 10))}
+    masks = jax.jit(method.init)(key, params)
+    for step, swapped in ((4_000, 9), (50_000, 5)):
+        _, info = jax.jit(
+            rigl(0.75, update=every(4_000), drop_fraction=decay, regrow_dropped=False).update
+        )(key, masks, params, grads, step)
+        assert (int(info.dropped), int(info.grown)) == (swapped, swapped)
+
+
 def test_a_sparsity_schedule(key: jax.Array) -> None:
     # Prunes along a cubic while it swaps: counts follow the schedule at every update.
     params = {"w": jax.random.normal(key, (8, 10))}
