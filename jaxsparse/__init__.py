@@ -66,7 +66,17 @@ from jaxsparse.base import (
     never,
 )
 from jaxsparse.combine import partition
-from jaxsparse.distributions import by_path, er, erk, erk_plus, uniform, uniform_plus
+from jaxsparse.distributions import (
+    by_path,
+    equal_per_filter,
+    equal_per_layer,
+    er,
+    erk,
+    erk_plus,
+    from_masks,
+    uniform,
+    uniform_plus,
+)
 from jaxsparse.engine import drop_grow
 from jaxsparse.exploration import exploration_rate, explored
 from jaxsparse.forward import forward_params, initial_params
@@ -139,6 +149,8 @@ __all__ = [
     "dnw",
     "drop_grow",
     "dsr",
+    "equal_per_filter",
+    "equal_per_layer",
     "er",
     "erk",
     "erk_plus",
@@ -150,6 +162,7 @@ __all__ = [
     "flops",
     "force",
     "forward_params",
+    "from_masks",
     "gradual_magnitude",
     "granet",
     "grasp",

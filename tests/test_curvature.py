@@ -11,6 +11,8 @@ from jax.flatten_util import ravel_pytree
 
 from jaxsparse.curvature import exact_hessian_diagonal, gauss_newton_diagonal, hutchinson
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 RNG = np.random.default_rng(0)
 draw = lambda *shape: jnp.asarray(RNG.normal(size=shape), jnp.float32)
 PARAMS = {"a": {"bias": draw(4), "kernel": draw(3, 4)}, "b": {"kernel": draw(4, 3)}}

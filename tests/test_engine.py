@@ -15,6 +15,8 @@ import pytest
 import jaxsparse
 from jaxsparse import apply_masks, block, drop_grow, n_m, scores, sparsify, uniform
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SHAPES = {"a": (4, 6), "b": (3, 5)}
 KEPT = {"a": 12, "b": 8}  # 39 - floor(39 / 2) = 20 in all
 

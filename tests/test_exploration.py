@@ -11,6 +11,8 @@ import pytest
 import jaxsparse
 from jaxsparse.exploration import exploration_rate, explored
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def tree(seed: int) -> Any:
     rng = np.random.default_rng(seed)

@@ -15,6 +15,8 @@ import jaxsparse
 from jaxsparse import ALGORITHMS, _layout, top_k_mask, tree_top_k_masks
 from jaxsparse._layout import Layout, layout_of
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SHAPES = [(3, 4), (70,), (), (0, 5), (2, 3, 33), (1, 1), (130,), (64,), (7, 9)]
 SIZES = [12, 70, 1, 0, 198, 1, 130, 64, 63]
 TIES = st.sampled_from([0.0, -0.0, 1.0, 2.5, 1e-45, np.inf, -np.inf, np.nan])

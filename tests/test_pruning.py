@@ -29,6 +29,8 @@ from jaxsparse.pruning import (
     random_masks_like,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LENET = {
     f"Dense_{i}": {"kernel": shape, "bias": shape[1:]}
     for i, shape in enumerate([(784, 300), (300, 100), (100, 10)])

@@ -14,6 +14,8 @@ import pytest
 import jaxsparse
 from jaxsparse import block, channel, fan_in, n_m, unstructured
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 DENSE, HWIO = (8, 6), (3, 3, 8, 4)
 
 

@@ -20,6 +20,8 @@ from experiments.rounds import Task
 from experiments.tickets import Study, tasks_of
 from experiments.train import INTERRUPTED
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = Study(
     seeds=2,
     iterations=20,

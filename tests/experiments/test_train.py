@@ -22,6 +22,8 @@ import jaxsparse
 from experiments import build, cell, config, data, records, train
 from experiments.measures import Measures
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = config.Config(
     model=config.Model(widths=(16,)),
     pruning=config.Pruning(interval=4),

