@@ -111,10 +111,13 @@ ARMS = (
     Arm("ste_random", "static", _named("static")),
     Arm("movement", "chosen every step", _movement(1)),
     Arm("movement", "chosen every 100 steps", _movement(100)),
-    Arm("sensitivity", "as compared", _half_way(jaxsparse.sensitivity)),
-    Arm("sensitivity", "a budget a layer", _half_way(jaxsparse.sensitivity, scope="layer")),
-    Arm("sensitivity", "its absolute value", _absolute),
-    Arm("sensitivity", "plain gradient descent", _half_way(jaxsparse.sensitivity), _plain),
+    Arm("sensitivity", "as compared: along a cubic", _named("sensitivity")),
+    Arm("sensitivity", "at once", _half_way(jaxsparse.sensitivity)),
+    Arm(
+        "sensitivity", "at once, a budget a layer", _half_way(jaxsparse.sensitivity, scope="layer")
+    ),
+    Arm("sensitivity", "at once, by its absolute value", _absolute),
+    Arm("sensitivity", "at once, plain gradient descent", _half_way(jaxsparse.sensitivity), _plain),
     Arm(
         "sensitivity",
         "magnitude, plain gradient descent",
@@ -228,7 +231,8 @@ def main(arguments: Arguments) -> int:
     """
     console, path = Console(), arguments.results / f"{_NAME}.json"
     about: dict[str, Any] = {} if arguments.anew else records.read_json(path) or {}
-    about = {"environment": environment(), "results": about.get("results", {})}
+    known = {n: r for n, r in about.get("results", {}).items() if n in named_arms()}
+    about = {"environment": environment(), "results": known}
     config = compare_methods.configuration()
     try:
         dataset = data.load(config.data, arguments.data_dir)

@@ -25,7 +25,7 @@ def test_every_arm_is_a_method_with_a_name_and_a_question() -> None:
         ("ste_random: drawn until 37.5 %", [100, 200, 300, 400, 500, 600]),
         ("ste_random: drawn once more, after 100 steps", [100]),
         ("movement: chosen every 100 steps", [*range(180, 1800, 100), 1350]),
-        ("sensitivity: its absolute value", [900]),
+        ("sensitivity: at once, by its absolute value", [900]),
     ],
 )
 def test_when_masks_move(name: str, steps: list[int]) -> None:
