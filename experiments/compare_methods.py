@@ -213,10 +213,11 @@ def figure(run: pathlib.Path, path: pathlib.Path) -> None:
     low = min(control, default=90.0) - 3
     left = max(low, min(map(mean, results)) - 0.5)
     axes.set_xlim(left, 99)
-    for result in results:
-        if mean(result) < left:
-            place, color = (left, methods.index(result.method)), colors.get(result.sparsity, "0.35")
-            axes.annotate(f"◂ {mean(result):.1f}", place, fontsize=7, va="center", color=color)
+    for row, method in enumerate(methods):
+        off = [r for r in results if r.method == method and mean(r) < left]
+        for place, result in enumerate(sorted(off, key=lambda r: r.sparsity)):
+            at, color = (left + 0.4 * place, row), colors.get(result.sparsity, "0.35")
+            axes.annotate(f"◂ {mean(result):.1f}", at, fontsize=7, va="center", color=color)
     axes.set_yticks(range(len(methods)), methods, fontsize=8)
     axes.set_xlabel("test accuracy (%), mean ± standard deviation")
     axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
