@@ -217,7 +217,7 @@ def figure(run: pathlib.Path, path: pathlib.Path) -> None:
     for row, method in enumerate(methods):
         off = [r for r in results if r.method == method and mean(r) < left]
         for place, result in enumerate(sorted(off, key=lambda r: r.sparsity)):
-            at, color = (left + 0.4 * place, row), colors.get(result.sparsity, "0.35")
+            at, color = (left + 0.55 * place, row), colors.get(result.sparsity, "0.35")
             axes.annotate(f"◂ {mean(result):.1f}", at, fontsize=7, va="center", color=color)
     axes.set_yticks(range(len(methods)), methods, fontsize=8)
     axes.set_xlabel("test accuracy (%), mean ± standard deviation")
