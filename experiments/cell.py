@@ -97,6 +97,22 @@ def program_of(config: Config, cell: Cell, dataset: Dataset) -> Program:
     )
 
 
+class Stretches:
+    """A program in training, a stretch of steps at a time; nothing is written."""
+
+    def __init__(self, program: Program, config: Config, examples: int) -> None:
+        """At its first step, with the run's seeds and batches."""
+        self._program, self._step = program, 0
+        self._order = Order(config.seeds, examples, config.batch_size)
+        self.learner = program.init(jnp.arange(config.seeds, dtype=jnp.uint32))
+
+    def run(self, steps: int) -> None:
+        """Train so many steps, to their end."""
+        rows = self._order.steps(self._step, self._step + steps)
+        self.learner, _ = jax.block_until_ready(self._program.run(self.learner, rows))
+        self._step += steps
+
+
 def run_cell(
     config: Config,
     cell: Cell,

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -23,10 +22,11 @@ from rich.console import Console
 
 import jaxsparse
 from jaxsparse import at, every, scores
+from jaxsparse.algorithms.sensitivity import path_sensitivity
 from jaxsparse.base import MaskAlgorithm
 
 from . import build, compare_methods, data, records
-from .cell import Order
+from .cell import Stretches
 from .config import Config
 from .data import steps_per_epoch
 from .loop import build_program
@@ -89,14 +89,11 @@ def _half_way(
 def _absolute(config: Config, steps: int) -> MaskAlgorithm:
     """The sensitivity's size."""
     base = jaxsparse.sensitivity(0.9)
-    path = lambda key, weight, grad, mask, memory: jnp.abs(
-        memory.squares * weight / jnp.where(weight == memory.initial, 1.0, weight - memory.initial)
-    )
     return jaxsparse.drop_grow(
         sparsity=jaxsparse.one_shot(0.9, steps // 2),
         distribution=jaxsparse.erk,
         update=at(steps // 2),
-        drop=path,
+        drop=lambda *row: jnp.abs(path_sensitivity(*row)),
         scope="global",
         start=base.start,
         remember=base.remember,
@@ -152,12 +149,10 @@ def train(arm: Arm, config: Config, dataset: data.Dataset) -> list[float]:
     program = build_program(
         model, dataset, make(), arm.method(config, steps), config.seeds, config.augment, False
     )
-    order = Order(config.seeds, examples, config.batch_size)
-    learner = program.init(jnp.arange(config.seeds, dtype=jnp.uint32))
-    chunk = math.gcd(config.chunk_steps, steps)
-    for step in range(0, steps, chunk):
-        learner, _ = jax.block_until_ready(program.run(learner, order.steps(step, step + chunk)))
-    return np.asarray(program.evaluate(learner)[1], np.float64).tolist()
+    training, chunk = Stretches(program, config, examples), math.gcd(config.chunk_steps, steps)
+    for _ in range(steps // chunk):
+        training.run(chunk)
+    return np.asarray(program.evaluate(training.learner)[1], np.float64).tolist()
 
 
 def markdown(about: dict[str, Any]) -> str:

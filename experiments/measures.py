@@ -54,7 +54,7 @@ def measures_of(model: nn.Module, dataset: Dataset) -> Measures:
       dataset: The data.
 
     Returns:
-      What ``build_method`` hands on; nothing is computed before a method asks.
+      What ``build_method`` hands on; no gradient is taken before a method asks.
     """
     mean, std = np.asarray(dataset.mean), np.asarray(dataset.std)
     images = normalize(jnp.asarray(dataset.train_images[:_EXAMPLES]), mean, std)

@@ -6,35 +6,21 @@ import statistics
 import time
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from rich.console import Console
 
 from . import data, records
-from .cell import Cell, Order, program_of
+from .cell import Cell, Stretches, program_of
 from .config import Config
 from .train import cells_of, progress_bars
 
 _STEPS, _ROUNDS = 100, 5
 
 
-class _Runner:
-    """A method in training, a stretch of steps at a time."""
-
-    def __init__(self, config: Config, cell: Cell, dataset: data.Dataset) -> None:
-        config = dataclasses.replace(config, exploration=False)
-        self._program = program_of(config, cell, dataset)
-        self._order = Order(config.seeds, len(dataset.train_images), config.batch_size)
-        self._learner = self._program.init(jnp.arange(config.seeds, dtype=jnp.uint32))
-        self._step = 0
-
-    def seconds(self) -> float:
-        """How long the next steps take."""
-        rows = self._order.steps(self._step, self._step + _STEPS)
-        began = time.monotonic()
-        self._learner, _ = jax.block_until_ready(self._program.run(self._learner, rows))
-        self._step += _STEPS
-        return time.monotonic() - began
+def _seconds(training: Stretches) -> float:
+    """How long the next steps take."""
+    began = time.monotonic()
+    training.run(_STEPS)
+    return time.monotonic() - began
 
 
 def measure(config: Config, run: pathlib.Path, console: Console) -> None:
@@ -55,15 +41,17 @@ def measure(config: Config, run: pathlib.Path, console: Console) -> None:
     if not missing:
         return
     dataset = data.load(config.data, config.data_dir)
-    dense = _Runner(config, Cell("dense", "dense", 0.0), dataset)
-    dense.seconds()  # compiles
+    config, examples = dataclasses.replace(config, exploration=False), len(dataset.train_images)
+    begin = lambda cell: Stretches(program_of(config, cell, dataset), config, examples)
+    dense = begin(Cell("dense", "dense", 0.0))
+    dense.run(_STEPS)  # compiles
     with progress_bars(console) as bars:
         bar = bars.add_task("step times", total=len(missing), note="")
         for cell in missing:
             bars.update(bar, note=cell.method)
-            runner = _Runner(config, cell, dataset)
-            runner.seconds()
-            ratios = [runner.seconds() / dense.seconds() for _ in range(_ROUNDS)]
+            method = begin(cell)
+            method.run(_STEPS)
+            ratios = [_seconds(method) / _seconds(dense) for _ in range(_ROUNDS)]
             times[cell.method] = statistics.median(ratios)
             records.write_json(run / "run.json", about)
             bars.advance(bar)

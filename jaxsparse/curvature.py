@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxsparse._dtypes import wide, wide_dtype
 from jaxsparse.base import Params
 
 
@@ -155,20 +156,15 @@ def gauss_newton_diagonal(
         # diag(p) - p p' is the sum over classes c of r r' with r = sqrt(p_c) (e_c - p).
         roots = jnp.sqrt(p)[:, None] * (jnp.eye(p.size, dtype=p.dtype) - p[None, :])
         (rows,) = jax.vmap(pull)(roots)
-        square = lambda row: jnp.sum(jnp.square(row.astype(_wide(row))), 0)
+        square = lambda row: jnp.sum(jnp.square(wide(row)), 0)
         return jax.tree.map(lambda t, row: t + square(row), total, rows), None
 
     total, _ = jax.lax.scan(add, jax.tree.map(_zeros, params), inputs)
     return jax.tree.map(lambda t: t / shape[0], total)
 
 
-def _wide(array: Any) -> Any:
-    """Sums in half precision would lose members."""
-    return jnp.promote_types(array.dtype, jnp.float32)
-
-
 def _zeros(leaf: Any) -> Array:
-    return jnp.zeros_like(leaf, _wide(leaf))
+    return jnp.zeros_like(leaf, wide_dtype(leaf))
 
 
 def _check(name: str, value: int) -> None:

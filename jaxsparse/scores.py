@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxsparse._dtypes import wide, wide_dtype
 from jaxsparse._sharding import explicit_sharding, like
 from jaxsparse.base import Score
 
@@ -122,8 +123,8 @@ def saliency(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Float[
       [2.0, 3.0]
     """
     del key, mask, memory
-    wide = jnp.promote_types(weight.dtype, jnp.float32)
-    return jnp.abs(weight.astype(wide) * grad.astype(wide))
+    dtype = wide_dtype(weight)
+    return jnp.abs(weight.astype(dtype) * grad.astype(dtype))
 
 
 def random(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Int[Array, "..."]:
@@ -169,7 +170,7 @@ def distance(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Float[
       [0.5, 2.0]
     """
     del key, grad, mask
-    return jnp.abs(weight.astype(jnp.promote_types(weight.dtype, jnp.float32)) - memory)
+    return jnp.abs(wide(weight) - memory)
 
 
 @elementwise
@@ -252,8 +253,8 @@ def magnitude_and_gradient(gradient_weight: float) -> Score:
     @elementwise
     def score(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Float[Array, "..."]:
         del key, mask, memory
-        wide = jnp.promote_types(weight.dtype, jnp.float32)
-        return jnp.abs(weight).astype(wide) + gradient_weight * jnp.abs(grad).astype(wide)
+        dtype = wide_dtype(weight)
+        return jnp.abs(weight).astype(dtype) + gradient_weight * jnp.abs(grad).astype(dtype)
 
     return score
 

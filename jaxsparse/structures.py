@@ -10,6 +10,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from jaxsparse._dtypes import wide
 from jaxsparse._sharding import merge, split
 from jaxsparse.base import Structure
 
@@ -112,7 +113,7 @@ def block(height: int, width: int) -> Structure:
 
     def pool(score: Array) -> Array:
         blocks = split(score, {score.ndim - 2: height, score.ndim - 1: width})
-        return _wide(blocks).sum(axis=(-3, -1))
+        return wide(blocks).sum(axis=(-3, -1))
 
     def expand(mask: Bool[Array, "..."], shape: tuple[int, ...]) -> Bool[Array, "..."]:
         *lead, rows, columns = mask.shape
@@ -142,7 +143,7 @@ def channel() -> Structure:
         name="channel",
         check=check,
         unit=lambda shape: math.prod(shape[:-1]),
-        pool=lambda score: _wide(score).sum(axis=tuple(range(score.ndim - 1))),
+        pool=lambda score: wide(score).sum(axis=tuple(range(score.ndim - 1))),
         expand=lambda mask, shape: jnp.broadcast_to(mask, shape),
     )
 
@@ -170,8 +171,3 @@ def fan_in() -> Structure:
         expand=lambda mask, shape: mask,
         group_axes=lambda ndim: tuple(range(ndim - 1)),
     )
-
-
-def _wide(score: Array) -> Array:
-    """Sums of integers would wrap, and sums of half-precision floats lose members."""
-    return score.astype(jnp.promote_types(score.dtype, jnp.float32))

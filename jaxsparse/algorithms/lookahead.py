@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxsparse import distributions, scores
 from jaxsparse._chain import along, check_neighbors, norms_in, norms_out, places, scale_factors
+from jaxsparse._dtypes import wide
 from jaxsparse._tree import flatten_with_paths, is_dense
 from jaxsparse.base import Distribution, MaskAlgorithm, Masks, Memory, Params, Schedule, Where
 from jaxsparse.budgets import final_sparsity, plan, targets
@@ -143,5 +144,5 @@ def _kept(weight: Any, mask: Any) -> Any:
     """The weights that are left, wide enough for squares; dense marks as they are."""
     if is_dense(weight):
         return weight
-    wide = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
-    return wide if is_dense(mask) else jnp.where(mask, wide, jnp.zeros_like(wide))
+    full = wide(weight)
+    return full if is_dense(mask) else jnp.where(mask, full, jnp.zeros_like(full))

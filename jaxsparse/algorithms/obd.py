@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxsparse import distributions, scores
+from jaxsparse._dtypes import wide
 from jaxsparse._tree import flatten_with_paths, is_dense, join, map_masks
 from jaxsparse.base import (
     Distribution,
@@ -94,8 +95,7 @@ def obd(
 
         def damage(mask: Array, weight: Array, second: Array) -> Array:
             del mask
-            wide = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
-            return 0.5 * second * jnp.square(wide)
+            return 0.5 * second * jnp.square(wide(weight))
 
         return map_masks(damage, masks, params, checked(curvature(params), params))
 

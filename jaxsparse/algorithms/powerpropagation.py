@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxsparse import distributions, scores
+from jaxsparse._dtypes import wide
 from jaxsparse._tree import map_masks
 from jaxsparse.base import (
     Distribution,
@@ -144,7 +145,7 @@ def powerpropagation(
 
 def _power(phi: Array, exponent: Any) -> Array:
     """``|phi|^exponent``, in float32 or wider: half precision loses small weights."""
-    return jnp.abs(phi).astype(jnp.promote_types(phi.dtype, jnp.float32)) ** exponent
+    return wide(jnp.abs(phi)) ** exponent
 
 
 def _check_alpha(alpha: float) -> None:

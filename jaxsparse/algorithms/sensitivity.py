@@ -105,7 +105,7 @@ def sensitivity(
         sparsity=polynomial_sparsity(sparsity, step, stop) if gradual else one_shot(sparsity, step),
         distribution=distribution,
         update=any_of(every(interval, step, stop), at(stop)) if gradual else at(step),
-        drop=_sensitivity,
+        drop=path_sensitivity,
         scope=scope,
         structure=structure,
         where=where,
@@ -138,7 +138,27 @@ def _one_step_on(memory: Memory, masks: Masks, params: Params, grads: Params, st
 
 
 @elementwise
-def _sensitivity(key: Any, weight: Any, grad: Any, mask: Any, memory: Path) -> Array:
+def path_sensitivity(
+    key: Any, weight: Any, grad: Any, mask: Any, memory: Path
+) -> Float[Array, "..."]:
+    """``sum (dw)^2 w / (w - w_0)``; 0 where training has not moved the weight.
+
+    Args:
+      key: Unused.
+      weight: Array.
+      grad: Unused.
+      mask: Unused.
+      memory: ``Path`` of this leaf.
+
+    Returns:
+      float32, shaped like ``weight``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> memory = Path(jnp.array([1.0]), jnp.array([3.0]), jnp.array([2.0]))
+      >>> path_sensitivity(None, jnp.array([3.0]), None, None, memory).tolist()  # 2 x 3 / 2
+      [3.0]
+    """
     del key, grad, mask
     way = weight.astype(jnp.float32) - memory.initial
     moved = way != 0

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from jaxsparse._dtypes import wide
 from jaxsparse._tree import map_masks
 from jaxsparse.base import MaskAlgorithm, Masks, Memory, Params, Where
 from jaxsparse.layers import default_where
@@ -125,4 +126,4 @@ def soft_threshold(
 
 def _above(weight: Array, cut: Array) -> Array:
     """How far |w| is above the threshold, in float32 or wider."""
-    return jnp.abs(weight).astype(jnp.promote_types(weight.dtype, jnp.float32)) - cut
+    return wide(jnp.abs(weight)) - cut

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from jaxsparse._dtypes import wide
 from jaxsparse._sharding import explicit_sharding
 from jaxsparse._tree import map_masks
 from jaxsparse.base import (
@@ -153,8 +154,7 @@ def variational_dropout(
 
 def _log_alpha(weight: Array, log_variance: Array) -> Array:
     """``log sigma^2 - log w^2``, in float32 or wider."""
-    wide = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
-    full = log_variance - jnp.log(wide**2 + _TINY)
+    full = log_variance - jnp.log(wide(weight) ** 2 + _TINY)
     # The slope outside is chosen, not multiplied, to be 0: huge gradients overflow on the way.
     return jnp.where(jnp.abs(full) < _CLIP, full, jnp.sign(full) * _CLIP)
 

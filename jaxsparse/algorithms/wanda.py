@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxsparse import distributions, scores, structures
+from jaxsparse._dtypes import wide
 from jaxsparse._tree import flatten_with_paths, is_dense
 from jaxsparse.base import Distribution, MaskAlgorithm, Masks, Memory, Params, Structure, Where
 from jaxsparse.engine import drop_grow
@@ -143,5 +144,6 @@ def input_norms(inputs: Array) -> Float[Array, " features"]:
 
 
 def _strength(weight: Array, norms: Array) -> Array:
-    wide = jnp.abs(weight).astype(jnp.promote_types(weight.dtype, jnp.float32))
-    return wide * norms.reshape((1,) * (weight.ndim - 1 - norms.ndim) + (*norms.shape, 1))
+    return wide(jnp.abs(weight)) * norms.reshape(
+        (1,) * (weight.ndim - 1 - norms.ndim) + (*norms.shape, 1)
+    )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxsparse._dtypes import wide_dtype
 from jaxsparse._tree import map_masks
 from jaxsparse.base import Masks, Params
 from jaxsparse.masks import apply_masks
@@ -62,7 +63,7 @@ def synaptic_flow(model_fn: Callable[[Params, Any], Array], inputs: Any) -> Sali
         def outputs(params: Params, exponent: Any) -> Float[Array, ""]:
             given = ones * _power(exponent).astype(ones.dtype)
             _, flow = jax.jvp(lambda x: model_fn(params, x), (given,), (given,))
-            return jnp.sum(flow, dtype=jnp.promote_types(flow.dtype, jnp.float32))
+            return jnp.sum(flow, dtype=wide_dtype(flow))
 
         trials = jnp.asarray(_TRIALS, jnp.int32)
         # (One after another: a batch of five would need five times the memory.)
@@ -79,8 +80,7 @@ def synaptic_flow(model_fn: Callable[[Params, Any], Array], inputs: Any) -> Sali
         least = jnp.finfo(total.dtype).tiny
 
         def share(mask: Any, size: Array, slope: Array) -> Array:
-            wide = size.astype(total.dtype) * slope.astype(total.dtype)
-            return wide / jnp.maximum(total, least)
+            return size.astype(total.dtype) * slope.astype(total.dtype) / jnp.maximum(total, least)
 
         return map_masks(share, masks, sizes, slopes)
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from jaxsparse import scores
+from jaxsparse._dtypes import wide
 from jaxsparse._tree import is_dense, map_masks
 from jaxsparse.base import Masks, Params
 from jaxsparse.masks import apply_masks
@@ -76,7 +78,9 @@ def connection_sensitivity(loss_fn: LossFn, batches: Any) -> Saliency:
 
     def saliency(params: Params, masks: Masks) -> PyTree:
         grads = mean_over(jax.grad(loss_fn), apply_masks(params, masks), batches)
-        return map_masks(lambda mask, w, g: jnp.abs(_wide(w) * g), masks, params, grads)
+        return map_masks(
+            lambda mask, w, g: scores.saliency(None, w, g, mask, None), masks, params, grads
+        )
 
     return saliency
 
@@ -126,11 +130,7 @@ def gradient_flow(loss_fn: LossFn, batches: Any, *, absolute: bool = False) -> S
             lambda p: jax.grad(loss_fn)(p, batch), (params,), (along,)
         )[1]
         products = mean_over(product, seen, batches)
-        scored = map_masks(lambda mask, w, hg: _wide(w) * hg, masks, params, products)
+        scored = map_masks(lambda mask, w, hg: wide(w) * hg, masks, params, products)
         return map_masks(lambda mask, x: jnp.abs(x), masks, scored) if absolute else scored
 
     return saliency
-
-
-def _wide(weight: Array) -> Array:
-    return weight.astype(jnp.promote_types(weight.dtype, jnp.float32))

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import PyTree
 
 from jaxsparse import distributions
+from jaxsparse._dtypes import wide_dtype
 from jaxsparse._sharding import like
 from jaxsparse._tree import is_dense, leaf_indices, map_masks
 from jaxsparse.base import Distribution, Masks, Params, Scope, Score, Where
@@ -219,8 +220,8 @@ def mean_over(f: Callable[[Params, Any], PyTree], params: Params, batches: Any) 
             "...), for instance images[None] for a single one"
         )
     (number,) = numbers
-    wide = lambda x: like(jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), x)
-    zeros = jax.tree.map(wide, jax.eval_shape(f, params, jax.tree.map(lambda x: x[0], batches)))
+    empty = lambda x: like(jnp.zeros(x.shape, wide_dtype(x)), x)
+    zeros = jax.tree.map(empty, jax.eval_shape(f, params, jax.tree.map(lambda x: x[0], batches)))
 
     def add(total: PyTree, batch: Any) -> tuple[PyTree, None]:
         return optax.tree.add(total, f(params, batch)), None
