@@ -6,10 +6,12 @@ A product is charged to the leaves of its kernel; what comes out of a product is
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from jax.extend import core as jex_core
+
+from .._jaxprs import inner_jaxprs, is_call, opened
 
 NO_LEAF = -1
 """The account of products without a parameter operand, such as attention scores."""
@@ -63,8 +65,8 @@ def _count_eqn(
         return [ACTIVATION] * len(eqn.outvars), _charge(macs, inputs[:2], counting.sizes)
     if name in _CONTROL:
         return _CONTROL[name](eqn, inputs, counting)
-    inner = list(_inner_jaxprs(eqn))
-    if len(inner) == 1 and _is_call(eqn, inner[0]):
+    inner = list(map(opened, inner_jaxprs(eqn)))
+    if len(inner) == 1 and is_call(eqn, inner[0]):
         outputs, costs = count(inner[0], inputs, counting)
         return outputs, _scaled(costs, _shards(eqn))
     if any(map(_has_product, inner)):
@@ -170,7 +172,7 @@ def _settle(
 def _scan(
     eqn: jex_core.JaxprEqn, inputs: list[Origin], counting: Counting
 ) -> tuple[list[Origin], Costs]:
-    (body,) = _inner_jaxprs(eqn)
+    (body,) = map(opened, inner_jaxprs(eqn))
     # Shapes say what is carried and what is scanned over (that has one more axis outside); the
     # parameters that say so differ between versions of JAX.
     n_xs = sum(
@@ -194,8 +196,8 @@ def _while(
 ) -> tuple[list[Origin], Costs]:
     n_cond, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     consts, carry = inputs[n_cond : n_cond + n_body], inputs[n_cond + n_body :]
-    carry, _, costs = _settle(_open(eqn.params["body_jaxpr"]), consts, carry, [], counting)
-    _, test = count(_open(eqn.params["cond_jaxpr"]), [*inputs[:n_cond], *carry], counting)
+    carry, _, costs = _settle(opened(eqn.params["body_jaxpr"]), consts, carry, [], counting)
+    _, test = count(opened(eqn.params["cond_jaxpr"]), [*inputs[:n_cond], *carry], counting)
     costs = costs + test
     if costs and counting.while_steps is None:
         raise ValueError(
@@ -207,7 +209,7 @@ def _while(
 def _cond(
     eqn: jex_core.JaxprEqn, inputs: list[Origin], counting: Counting
 ) -> tuple[list[Origin], Costs]:
-    branches = [count(_open(b), inputs[1:], counting) for b in eqn.params["branches"]]
+    branches = [count(opened(b), inputs[1:], counting) for b in eqn.params["branches"]]
     outputs = branches[0][0]
     for other, _ in branches[1:]:
         outputs = [_join(a, b) for a, b in zip(outputs, other, strict=True)]
@@ -231,27 +233,9 @@ _CONTROL = {
 }
 
 
-def _open(jaxpr: Any) -> jex_core.Jaxpr:
-    """The jaxpr itself, of a closed or an open one."""
-    return jaxpr.jaxpr if isinstance(jaxpr, jex_core.ClosedJaxpr) else jaxpr
-
-
-def _inner_jaxprs(eqn: jex_core.JaxprEqn) -> Iterator[jex_core.Jaxpr]:
-    """The jaxprs among an equation's parameters."""
-    for value in eqn.params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, jex_core.Jaxpr | jex_core.ClosedJaxpr):
-                yield _open(item)
-
-
-def _is_call(eqn: jex_core.JaxprEqn, inner: jex_core.Jaxpr) -> bool:
-    """Do arguments and results match one to one? So do jit, remat, custom rules and shard_map."""
-    return (len(inner.invars), len(inner.outvars)) == (len(eqn.invars), len(eqn.outvars))
-
-
 def _has_product(jaxpr: jex_core.Jaxpr) -> bool:
     return any(
-        eqn.primitive.name in _PRODUCTS or any(map(_has_product, _inner_jaxprs(eqn)))
+        eqn.primitive.name in _PRODUCTS or any(map(_has_product, map(opened, inner_jaxprs(eqn))))
         for eqn in jaxpr.eqns
     )
 

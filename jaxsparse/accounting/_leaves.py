@@ -75,17 +75,3 @@ def _kept_count(path: str, shape: tuple[int, ...], mask: Any) -> int:
     if isinstance(mask, jax.Array):
         return int(jnp.sum(mask, dtype=jnp.uint32))
     return int(np.count_nonzero(mask))
-
-
-def aligned(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> str:
-    """A plain-text table: the first column to the left, the others to the right."""
-    table = [header, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    lines = (
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    )
-    return "\n".join(lines)

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import PyTree
 
+from .._table import aligned
 from ._jaxpr import ACTIVATION, NO_LEAF, Counting, Origin, count
-from ._leaves import aligned, array_leaves, is_array
+from ._leaves import array_leaves, is_array
 
 _FLOPS_PER_MAC = {"multiply-add": 2}
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ._leaves import Leaf, aligned, array_leaves
+from .._table import aligned
+from ._leaves import Leaf, array_leaves
 
 
 class LeafSize(NamedTuple):
