@@ -10,10 +10,13 @@ from jaxsparse import (
     accounting,
     curvature,
     distributions,
+    regularization,
     saliency,
     schedules,
     scores,
     structures,
+    subspaces,
+    units,
 )
 from jaxsparse.accounting import flops, size_bytes
 from jaxsparse.algorithms import (
@@ -187,6 +190,7 @@ __all__ = [
     "powerpropagation",
     "prune_remaining",
     "random_masks_like",
+    "regularization",
     "rigl",
     "saliency",
     "schedules",
@@ -206,6 +210,7 @@ __all__ = [
     "static",
     "ste",
     "structures",
+    "subspaces",
     "summary",
     "synflow",
     "top_k_mask",
@@ -213,6 +218,7 @@ __all__ = [
     "tree_top_k_masks",
     "uniform",
     "uniform_plus",
+    "units",
     "unstructured",
     "variational_dropout",
     "vmap_axes",
