@@ -105,7 +105,7 @@ def compact(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> params = {"a": jnp.ones((2, 3)), "bias": jnp.ones(3), "c": jnp.array([[1.], [0.], [2.]])}
-      >>> model_fn = lambda p, x: jax.nn.relu(x @ p["a"] + p["bias"]) @ p["c"]
+      >>> model_fn = lambda p, x: jax.nn.relu(x @ p["a"] + p["bias"][None]) @ p["c"]
       >>> x = jnp.ones((1, 2))
       >>> small = compact(model_fn, params, None, x)
       >>> print(small)

@@ -108,7 +108,7 @@ def unit_groups(model_fn: Callable[..., Any], params: Params, *inputs: Any) -> U
     Example:
       >>> import jax.numpy as jnp
       >>> params = {"a": jnp.ones((3, 2)), "bias": jnp.ones(2), "c": jnp.ones((2, 1))}
-      >>> model_fn = lambda p, x: jnp.tanh(x @ p["a"] + p["bias"]) @ p["c"]
+      >>> model_fn = lambda p, x: jnp.tanh(x @ p["a"] + p["bias"][None]) @ p["c"]
       >>> print(unit_groups(model_fn, params, jnp.ones((5, 3))))
       group  units  made by  read by  along                 held
       a          2        a        c   bias

@@ -83,7 +83,7 @@ def unit_masks(groups: UnitGroups, params: Params, kept: list[Any]) -> Masks:
       >>> import jax.numpy as jnp
       >>> from jaxsparse.units import unit_groups
       >>> params = {"a": jnp.ones((2, 2)), "bias": jnp.ones(2), "c": jnp.ones((2, 1))}
-      >>> model_fn = lambda p, x: (x @ p["a"] + p["bias"]) @ p["c"]
+      >>> model_fn = lambda p, x: (x @ p["a"] + p["bias"][None]) @ p["c"]
       >>> groups = unit_groups(model_fn, params, jnp.ones((1, 2)))
       >>> masks = unit_masks(groups, params, [jnp.array([True, False])])
       >>> masks["a"].tolist(), masks["bias"].tolist(), masks["c"].tolist()

@@ -105,7 +105,7 @@ def unit_scale(groups: UnitGroups, params: Params, *, name: str = "scale") -> Un
       >>> from jaxsparse.units import unit_groups
       >>> params = {"a": jnp.ones((2, 2)), "bn": {"scale": jnp.array([0.5, -2.0])},
       ...           "c": jnp.ones((2, 1))}
-      >>> model_fn = lambda p, x: x @ p["a"] * p["bn"]["scale"] @ p["c"]
+      >>> model_fn = lambda p, x: x @ p["a"] * p["bn"]["scale"][None] @ p["c"]
       >>> unit_scale(unit_groups(model_fn, params, jnp.ones((1, 2))), params)[0].tolist()
       [0.5, 2.0]
 
