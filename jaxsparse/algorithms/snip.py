@@ -52,7 +52,8 @@ def snip(
       [[True, True], [False, False]]
 
     Differences from the paper: published code also prunes biases, which here stay dense unless
-    ``where`` takes them, and trains another initialization than the one it scored.
+    ``where`` takes them, and trains another initialization than the one it scored: for that, use
+    ``before_training`` with ``saliency.of_weights``.
 
     References:
       Lee et al., `SNIP: Single-shot Network Pruning based on Connection Sensitivity

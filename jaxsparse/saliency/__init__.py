@@ -7,7 +7,14 @@ from jaxsparse.saliency.gradients import (
     cross_entropy,
     gradient_flow,
 )
-from jaxsparse.saliency.rounds import Saliency, by_score, inverted, mean_over, prune_in_rounds
+from jaxsparse.saliency.rounds import (
+    Saliency,
+    by_score,
+    inverted,
+    mean_over,
+    of_weights,
+    prune_in_rounds,
+)
 
 __all__ = [
     "LossFn",
@@ -18,6 +25,7 @@ __all__ = [
     "gradient_flow",
     "inverted",
     "mean_over",
+    "of_weights",
     "prune_in_rounds",
     "synaptic_flow",
 ]

@@ -194,6 +194,47 @@ def inverted(saliency: Saliency) -> Saliency:
     return lambda params, masks: map_masks(lambda mask, x: -x, masks, saliency(params, masks))
 
 
+def of_weights(saliency: Saliency, weights: Params) -> Saliency:
+    """Scores of other weights than those that are trained: a fresh initialization, say.
+
+    Published code of SNIP and GraSP finds the masks on a copy of the network that was initialized
+    anew.
+
+    Args:
+      saliency: Any.
+      weights: Like the parameters: what is scored in their place.
+
+    Returns:
+      A saliency that looks at the masks alone.
+
+    Raises:
+      ValueError: when it is called with parameters of another structure or other shapes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxsparse import scores
+      >>> trained, fresh = {"w": jnp.array([[2.0, -3.0]])}, {"w": jnp.array([[5.0, 1.0]])}
+      >>> by_size = of_weights(by_score(scores.magnitude), fresh)
+      >>> prune_in_rounds(by_size, trained, 0.5)["w"].tolist()
+      [[True, False]]
+
+    References:
+      Lee et al., `SNIP <https://arxiv.org/abs/1810.02340>`_, ICLR 2019, its code; Wang et al.,
+      `GraSP <https://arxiv.org/abs/2002.07376>`_, ICLR 2020, its code (linear layers).
+    """
+
+    def scored(params: Params, masks: Masks) -> PyTree:
+        shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (params, weights)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"weights of shapes {shapes[1]} stand in for {shapes[0]}; pass another "
+                "initialization of the same model"
+            )
+        return saliency(weights, masks)
+
+    return scored
+
+
 def mean_over(f: Callable[[Params, Any], PyTree], params: Params, batches: Any) -> PyTree:
     """The mean of ``f(params, batch)`` over batches, one in memory at a time.
 

@@ -159,3 +159,20 @@ def test_in_training_it_prunes_at_step_0_and_not_before() -> None:
     updates, state = jax.jit(tx.update)(jax.tree.map(jnp.ones_like, params), state, after)
     np.testing.assert_allclose(np.asarray(updates["a"])[np.asarray(chosen["a"])], -0.1, rtol=1e-6)
     assert int(state.info.updates) == 1
+
+
+def test_scores_of_a_fresh_initialization_mask_the_weights_that_are_trained() -> None:
+    """What published code of SNIP does: the mask of one initialization, training of another."""
+    trained, fresh = tree(0), tree(1)
+    loss_fn = lambda params, batch: jnp.sum(jnp.tanh(params["a"]) * batch) + jnp.sum(params["b"])
+    snip = saliency.connection_sensitivity(loss_fn, jnp.ones((1, *trained["a"].shape)))
+    method = jaxsparse.before_training(0.5, saliency=saliency.of_weights(snip, fresh))
+    masks = method.init(jax.random.key(0), trained)
+    masks, _ = jax.jit(method.update)(jax.random.key(1), masks, trained, trained, 0)
+    expected = jax.jit(lambda params: saliency.prune_in_rounds(snip, params, 0.5))
+    other = expected(trained)
+    for leaf in "ab":
+        np.testing.assert_array_equal(masks[leaf], expected(fresh)[leaf])
+    assert not np.array_equal(masks["a"], other["a"])
+    with pytest.raises(ValueError, match="stand in for"):
+        saliency.of_weights(snip, {"a": trained["a"]})(trained, masks)
