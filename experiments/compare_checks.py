@@ -93,7 +93,9 @@ def _absolute(config: Config, steps: int) -> MaskAlgorithm:
         sparsity=jaxsparse.one_shot(0.9, steps // 2),
         distribution=jaxsparse.erk,
         update=at(steps // 2),
-        drop=lambda *row: jnp.abs(path_sensitivity(*row)),
+        drop=lambda key, weight, grad, mask, memory: jnp.abs(
+            path_sensitivity(key, weight, grad, mask, memory)
+        ),
         scope="global",
         start=base.start,
         remember=base.remember,
