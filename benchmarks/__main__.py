@@ -20,7 +20,7 @@ import tyro
 from experiments.tables import aligned_markdown
 from experiments.train import environment
 
-from . import ranking, stepping
+from . import ranking, shrinking, stepping
 from .measure import Row
 
 Section = Literal[
@@ -32,6 +32,7 @@ Section = Literal[
     "memory",
     "compilation",
     "seeds",
+    "compacted",
 ]
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 
@@ -49,6 +50,7 @@ class Arguments:
         "memory",
         "compilation",
         "seeds",
+        "compacted",
     )
     """Parts of the table."""
     sizes: tuple[int, ...] = ()
@@ -81,6 +83,7 @@ def sections(arguments: Arguments) -> dict[str, Callable[[], Iterator[Row]]]:
         "memory": stepping.memory_rows,
         "compilation": stepping.compilation_rows,
         "seeds": stepping.seed_rows,
+        "compacted": shrinking.compacted_rows,
     }
     return {name: lambda f=known[name]: f(arguments.repeats) for name in arguments.sections}
 
