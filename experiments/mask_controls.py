@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import pathlib
 import sys
-import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +21,7 @@ import tyro
 import jaxsparse
 from jaxsparse import saliency, tree_top_k_masks
 from jaxsparse._tree import map_masks
-from jaxsparse.pruning import keep_all, random_masks_like
+from jaxsparse.pruning import keep_all
 from jaxsparse.saliency import Saliency
 from jaxsparse.schedules import check_sparsity
 
@@ -81,20 +80,6 @@ def cells_of(study: Study) -> dict[str, Cell]:
     return {cell.name: cell for cell in cells}
 
 
-def shuffled(name: str, masks: Any) -> Any:
-    """As many weights in each layer, drawn anew for each seed and name.
-
-    Args:
-      name: Of the cell.
-      masks: With a seed axis.
-
-    Returns:
-      Masks like them.
-    """
-    seeds = len(jax.tree.leaves(masks)[0])
-    return masked.drawn(zlib.crc32(name.encode()), seeds, random_masks_like, masks)
-
-
 def least(of: tuple[Saliency, int], params: Any, masks: Any) -> Any:
     """As many weights in each layer, those that are worth least.
 
@@ -147,14 +132,13 @@ class Lab:
         if cell.method == "dense":
             return params, whole
         if cell.method == "random":
-            stream = zlib.crc32(cell.name.encode())
             uniform = jaxsparse.uniform
-            return params, masked.random_masks(stream, uniform, params, cell.sparsity)
+            return params, masked.random_masks(cell.name, uniform, params, cell.sparsity)
         masks = self._found(cell.method, cell.sparsity)
         looked_at = self._looked_at(cell.method)
         return {
             "as_is": lambda: (params, masks),
-            "shuffled": lambda: (params, shuffled(cell.name, masks)),
+            "shuffled": lambda: (params, masked.shuffled(cell.name, masks)),
             "reinitialized": lambda: (self._trainer.initial(1)[0], masks),
             "inverted": lambda: (params, least(self._values[cell.method], looked_at, masks)),
         }[cell.control]()

@@ -10,6 +10,7 @@ import functools
 import json
 import pathlib
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from rich.console import Console
 
 import jaxsparse
 from jaxsparse import saliency, scores
+from jaxsparse.pruning import random_masks_like
 from jaxsparse.saliency import Saliency
 
 from . import build, data, records
@@ -238,11 +240,11 @@ def best_masks(of: tuple[Saliency, int], params: Any, sparsity: float) -> Any:
     return jax.device_get(jax.jit(jax.vmap(prune))(params))
 
 
-def drawn(stream: int, seeds: int, draw: Callable[[jax.Array, Any], Any], given: Any) -> Any:
+def drawn(name: str, seeds: int, draw: Callable[[jax.Array, Any], Any], given: Any) -> Any:
     """Something random for each seed.
 
     Args:
-      stream: Another number, other draws.
+      name: Of the cell that it is for: another name, other draws.
       seeds: Number of seeds.
       draw: ``(key, given) -> result``.
       given: With a seed axis.
@@ -250,15 +252,15 @@ def drawn(stream: int, seeds: int, draw: Callable[[jax.Array, Any], Any], given:
     Returns:
       The results, host arrays with a seed axis.
     """
-    keys = jax.random.split(jax.random.key(stream), seeds)
+    keys = jax.random.split(jax.random.key(zlib.crc32(name.encode())), seeds)
     return jax.device_get(jax.jit(jax.vmap(draw))(keys, given))
 
 
-def random_masks(stream: int, distribution: Any, params: Any, sparsity: float) -> Any:
+def random_masks(name: str, distribution: Any, params: Any, sparsity: float) -> Any:
     """Random masks for each seed, with the layer-wise sparsities of a distribution.
 
     Args:
-      stream: Another number, other draws.
+      name: Of the cell.
       distribution: ``(params, sparsity, *, where) -> kept counts``.
       params: With a seed axis.
       sparsity: Fraction of zeros, in [0, 1).
@@ -267,8 +269,20 @@ def random_masks(stream: int, distribution: Any, params: Any, sparsity: float) -
       Masks, host arrays with a seed axis.
     """
     init = jaxsparse.static(sparsity, distribution=distribution).init
-    seeds = len(jax.tree.leaves(params)[0])
-    return drawn(stream, seeds, init, params)
+    return drawn(name, len(jax.tree.leaves(params)[0]), init, params)
+
+
+def shuffled(name: str, masks: Any) -> Any:
+    """As many weights in each layer, drawn anew for each seed.
+
+    Args:
+      name: Of the cell.
+      masks: With a seed axis.
+
+    Returns:
+      Masks like them.
+    """
+    return drawn(name, len(jax.tree.leaves(masks)[0]), random_masks_like, masks)
 
 
 def read_result(run: pathlib.Path, cell: str) -> Result | None:
