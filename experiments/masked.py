@@ -5,13 +5,15 @@ finished (`experiments.records` names the files), and a study that is started ag
 what is missing, to the same numbers.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import json
 import pathlib
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -63,6 +65,8 @@ class Arguments:
     """Folder of the run; default: runs/ and the study's name. What is finished there is kept."""
     data_dir: pathlib.Path | None = None
     """TFDS data directory; default: the variable JAXSPARSE_DATA_DIR, else the user's cache."""
+    backwards: bool = False
+    """From the last cell on: a second process beside one that goes forwards."""
     page_only: bool = False
     """Train nothing: write the page of the cells that are finished."""
     results: pathlib.Path = pathlib.Path(__file__).parent / "results"
@@ -299,6 +303,19 @@ def read_result(run: pathlib.Path, cell: str) -> Result | None:
     return None if saved is None else Result(**saved)
 
 
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[bool]:
+    """Is no other process at work in a folder? A process that dies gives its lock back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
 def run_cells(
     run: pathlib.Path,
     cells: Sequence[str],
@@ -306,7 +323,7 @@ def run_cells(
     commit: str,
     console: Console,
 ) -> None:
-    """Train every cell that is not finished yet.
+    """Train every cell that is not finished yet, nor in work in another process.
 
     Args:
       run: Folder of the run.
@@ -318,12 +335,15 @@ def run_cells(
     with progress_bars(console) as bars:
         whole = bars.add_task("all cells", total=len(cells), note="")
         for cell in cells:
-            if read_result(run, cell) is None:
+            folder = records.cell_folder(run, cell)
+            with _alone(folder) as alone:
+                if not alone or read_result(run, cell) is not None:
+                    bars.advance(whole)
+                    continue
                 bar = bars.add_task(cell, total=None, note="")
                 show = lambda n, of, bar=bar: bars.update(bar, completed=n, total=of)
                 result = dataclasses.replace(train(cell, show), commit=commit)
-                path = records.cell_folder(run, cell) / "result.json"
-                records.write_json(path, dataclasses.asdict(result))
+                records.write_json(folder / "result.json", dataclasses.asdict(result))
                 mean = 100 * float(np.mean(result.test_accuracy))
                 bars.remove_task(bar)
                 bars.console.print(f"{cell:32} {mean:6.2f} %  ({result.seconds:.0f} s)")
@@ -370,7 +390,7 @@ def main(
             about = about or {"config": config, "cells": list(cells), "environment": now}
             records.write_json(run / "run.json", about)
             lab = open_lab(data.load(study.data, given.data_dir), run)
-            run_cells(run, cells, lab, now["commit"], console)
+            run_cells(run, cells[:: -1 if given.backwards else 1], lab, now["commit"], console)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on")
         code = INTERRUPTED
