@@ -25,7 +25,7 @@ from jaxsparse.pruning import keep_all
 from jaxsparse.saliency import Saliency
 from jaxsparse.schedules import check_sparsity
 
-from . import data, mask_controls_page, masked, records
+from . import data, mask_controls_page, mask_sources, masked, records
 from .config import Model
 from .mask_controls_page import CONTROLS, METHODS
 
@@ -84,7 +84,7 @@ def least(of: tuple[Saliency, int], params: Any, masks: Any) -> Any:
     """As many weights in each layer, those that are worth least.
 
     Args:
-      of: An entry of ``masked.saliencies``; asked once, at the dense network.
+      of: An entry of ``mask_sources.saliencies``; asked once, at the dense network.
       params: The weights it looks at, with a seed axis.
       masks: Say how many, with a seed axis.
 
@@ -104,9 +104,10 @@ class Lab:
 
     def __init__(self, study: Study, dataset: data.Dataset, run: pathlib.Path) -> None:
         """Compile nothing yet."""
-        self._cells, self._run = cells_of(study), run
+        self._cells = cells_of(study)
+        self._trained = records.cell_folder(run, "dense") / "trained.npz"
         self._trainer = masked.Trainer(study, Model("mlp", widths=study.widths), dataset)
-        self._values = masked.saliencies(self._trainer.measures)
+        self._values = mask_sources.saliencies(self._trainer.measures)
         self._first = self._trainer.initial()
         self._found = functools.lru_cache(maxsize=1)(self._find)
 
@@ -116,7 +117,7 @@ class Lab:
         params, masks = self.start(cell)
         result, trained = self._trainer.train(name, params, self._first[1], masks, show)
         if cell.method == "dense":
-            records.write_leaves(self._path, trained)
+            records.write_leaves(self._trained, trained)
         return result
 
     def start(self, cell: Cell) -> tuple[Any, Any]:
@@ -133,26 +134,27 @@ class Lab:
             return params, whole
         if cell.method == "random":
             uniform = jaxsparse.uniform
-            return params, masked.random_masks(cell.name, uniform, params, cell.sparsity)
+            return params, mask_sources.random_masks(cell.name, uniform, params, cell.sparsity)
         masks = self._found(cell.method, cell.sparsity)
         looked_at = self._looked_at(cell.method)
         return {
             "as_is": lambda: (params, masks),
-            "shuffled": lambda: (params, masked.shuffled(cell.name, masks)),
+            "shuffled": lambda: (params, mask_sources.shuffled(cell.name, masks)),
             "reinitialized": lambda: (self._trainer.initial(1)[0], masks),
             "inverted": lambda: (params, least(self._values[cell.method], looked_at, masks)),
         }[cell.control]()
 
-    @property
-    def _path(self) -> pathlib.Path:
-        return records.cell_folder(self._run, "dense") / "trained.npz"
-
     def _looked_at(self, method: str) -> Any:
-        params = self._first[0]
-        return records.read_leaves(self._path, params) if method == "magnitude" else params
+        params, batch_stats, whole = self._first
+        if method != "magnitude":
+            return params
+        if not self._trained.exists():  # the dense cell is in work elsewhere, or comes later
+            _, trained = self._trainer.train("dense", params, batch_stats, whole, lambda *_: None)
+            records.write_leaves(self._trained, trained)
+        return records.read_leaves(self._trained, params)
 
     def _find(self, method: str, sparsity: float) -> Any:
-        return masked.best_masks(self._values[method], self._looked_at(method), sparsity)
+        return mask_sources.best_masks(self._values[method], self._looked_at(method), sparsity)
 
 
 def check(study: Study) -> None:

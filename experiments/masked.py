@@ -8,11 +8,9 @@ what is missing, to the same numbers.
 import contextlib
 import dataclasses
 import fcntl
-import functools
 import json
 import pathlib
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
@@ -22,11 +20,6 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
-
-import jaxsparse
-from jaxsparse import saliency, scores
-from jaxsparse.pruning import random_masks_like
-from jaxsparse.saliency import Saliency
 
 from . import build, data, records
 from .cell import Order, chunk_length
@@ -209,86 +202,6 @@ def _joined(parts: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *each: np.concatenate([np.asarray(x) for x in each]), *parts)
 
 
-def saliencies(measures: Measures) -> dict[str, tuple[Saliency, int]]:
-    """What weights are worth, and in how many rounds they are pruned by it.
-
-    Args:
-      measures: Of the network; gradients are those of ten training images of each class.
-
-    Returns:
-      Name of the method -> saliency and rounds, as in its paper.
-    """
-    loss = saliency.cross_entropy(measures.model_fn, 200)  # GraSP's temperature
-    return {
-        "snip": (saliency.connection_sensitivity(measures.loss_fn, measures.batches), 1),
-        "grasp": (saliency.gradient_flow(loss, measures.batches), 1),
-        "synflow": (saliency.synaptic_flow(measures.model_fn, measures.inputs), 100),
-        "magnitude": (saliency.by_score(scores.magnitude), 1),
-    }
-
-
-def best_masks(of: tuple[Saliency, int], params: Any, sparsity: float) -> Any:
-    """The weights that a method keeps, layers competing.
-
-    Args:
-      of: An entry of ``saliencies``.
-      params: The weights it looks at, with a seed axis.
-      sparsity: Fraction of zeros, in [0, 1).
-
-    Returns:
-      Masks, host arrays with a seed axis.
-    """
-    prune = functools.partial(
-        saliency.prune_in_rounds, of[0], sparsity=sparsity, rounds=of[1], scope="global"
-    )
-    return jax.device_get(jax.jit(jax.vmap(prune))(params))
-
-
-def drawn(name: str, seeds: int, draw: Callable[[jax.Array, Any], Any], given: Any) -> Any:
-    """Something random for each seed.
-
-    Args:
-      name: Of the cell that it is for: another name, other draws.
-      seeds: Number of seeds.
-      draw: ``(key, given) -> result``.
-      given: With a seed axis.
-
-    Returns:
-      The results, host arrays with a seed axis.
-    """
-    keys = jax.random.split(jax.random.key(zlib.crc32(name.encode())), seeds)
-    return jax.device_get(jax.jit(jax.vmap(draw))(keys, given))
-
-
-def random_masks(name: str, distribution: Any, params: Any, sparsity: float) -> Any:
-    """Random masks for each seed, with the layer-wise sparsities of a distribution.
-
-    Args:
-      name: Of the cell.
-      distribution: ``(params, sparsity, *, where) -> kept counts``.
-      params: With a seed axis.
-      sparsity: Fraction of zeros, in [0, 1).
-
-    Returns:
-      Masks, host arrays with a seed axis.
-    """
-    init = jaxsparse.static(sparsity, distribution=distribution).init
-    return drawn(name, len(jax.tree.leaves(params)[0]), init, params)
-
-
-def shuffled(name: str, masks: Any) -> Any:
-    """As many weights in each layer, drawn anew for each seed.
-
-    Args:
-      name: Of the cell.
-      masks: With a seed axis.
-
-    Returns:
-      Masks like them.
-    """
-    return drawn(name, len(jax.tree.leaves(masks)[0]), random_masks_like, masks)
-
-
 def read_result(run: pathlib.Path, cell: str) -> Result | None:
     """The final numbers of a cell.
 
@@ -377,32 +290,53 @@ def main(
     """
     console, code = Console(), 0
     run = given.out or pathlib.Path("runs") / name.replace("_", "-")
-    config = json.loads(json.dumps(dataclasses.asdict(study)))
     try:
-        about = records.read_json(run / "run.json")
-        if about is None and given.page_only:
-            raise ValueError(f"{run} holds no run; name the folder of one by --out")
-        if not given.page_only:
-            check()
-            if about is not None:
-                check_same(run, about["config"], config)
-            now = environment()
-            about = about or {"config": config, "cells": list(cells), "environment": now}
-            records.write_json(run / "run.json", about)
-            lab = open_lab(data.load(study.data, given.data_dir), run)
-            run_cells(run, cells[:: -1 if given.backwards else 1], lab, now["commit"], console)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on")
-        code = INTERRUPTED
+        try:
+            if not given.page_only:
+                check()
+                commit = _open_run(run, study, cells)
+                lab = open_lab(data.load(study.data, given.data_dir), run)
+                run_cells(run, cells[:: -1 if given.backwards else 1], lab, commit, console)
+        except KeyboardInterrupt:
+            console.print("stopped; the same command goes on")
+            code = INTERRUPTED
+        numbers = numbers_of(run)
     except (ValueError, FileNotFoundError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2
-    found = [read_result(run, cell) for cell in about["cells"]]
-    results = [dataclasses.asdict(result) for result in found if result is not None]
-    numbers = {"run": about, "results": results}
     page = markdown(numbers)
     records.write_json(given.results / f"{name}.json", numbers)
     records.write_bytes(given.results / f"{name}.md", page.encode())
     figure(numbers).savefig(given.results / f"{name}.png", dpi=160, transparent=True)
     console.print(page, markup=False, highlight=False, soft_wrap=True)
     return code
+
+
+def numbers_of(run: pathlib.Path) -> dict[str, Any]:
+    """What the JSON file of a study holds.
+
+    Args:
+      run: Folder of the run, finished or not.
+
+    Returns:
+      ``{"run": what run.json holds, "results": [...]}``, in the order of training.
+
+    Raises:
+      FileNotFoundError: if the folder holds no run.
+    """
+    about = records.read_json(run / "run.json")
+    if about is None:
+        raise FileNotFoundError(f"{run} holds no run; name the folder of one by --out")
+    found = [read_result(run, cell) for cell in about["cells"]]
+    return {"run": about, "results": [dataclasses.asdict(r) for r in found if r is not None]}
+
+
+def _open_run(run: pathlib.Path, study: Training, cells: Sequence[str]) -> str:
+    """Begin a run, or go on with one of the same study; the commit that trains from here on."""
+    about = records.read_json(run / "run.json")
+    config, now = json.loads(json.dumps(dataclasses.asdict(study))), environment()
+    if about is None:
+        about = {"config": config, "cells": list(cells), "environment": now}
+        records.write_json(run / "run.json", about)
+    check_same(run, about["config"], config)
+    return now["commit"]

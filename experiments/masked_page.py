@@ -112,9 +112,7 @@ def footer(numbers: dict[str, Any]) -> str:
     commits = ", ".join(dict.fromkeys(each["commit"] for each in results)) or "none"
     minutes = sum(each["seconds"] for each in results) / 60
     bad = sum(sum(each["nonfinite"]) for each in results)
-    loops = f"Steps with a loss or gradient that was not finite, over all cells: {bad}.\n" * (
-        bad > 0
-    )
+    loops = f"Steps with a loss or gradient that was not finite: {bad}.\n" if bad else ""
     return (
         f"{loops}{environment['hardware']}; Python {environment['python']}, jax "
         f"{environment['jax']}, flax {environment['flax']},\noptax {environment['optax']}; commit "

@@ -18,7 +18,7 @@ import tyro
 import jaxsparse
 from jaxsparse.schedules import check_sparsity
 
-from . import data, masked, random_pruning_page
+from . import data, mask_sources, masked, random_pruning_page
 from .config import Model
 from .random_pruning_page import FOUND, RATIOS
 
@@ -120,10 +120,10 @@ class Lab:
         if cell.arm == "dense":
             return whole
         if cell.arm in _DISTRIBUTIONS:
-            return masked.random_masks(cell.name, _DISTRIBUTIONS[cell.arm], params, sparsity)
+            return mask_sources.random_masks(cell.name, _DISTRIBUTIONS[cell.arm], params, sparsity)
         method = cell.arm.removesuffix("_ratio")
         found = self._found(cell.width, cell.depth, method)
-        return found if cell.arm == method else masked.shuffled(cell.name, found)
+        return found if cell.arm == method else mask_sources.shuffled(cell.name, found)
 
     def _open_network(self, width: int, depth: int) -> tuple[masked.Trainer, Any]:
         model = Model("plain-conv", depth=depth, width=width)
@@ -133,8 +133,8 @@ class Lab:
 
     def _find(self, width: int, depth: int, method: str) -> Any:
         trainer, (params, _, _) = self._open(width, depth)
-        value = masked.saliencies(trainer.measures)[method]
-        return masked.best_masks(value, params, self._study.sparsity)
+        value = mask_sources.saliencies(trainer.measures)[method]
+        return mask_sources.best_masks(value, params, self._study.sparsity)
 
 
 def check(study: Study) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import models
+from experiments.models.plain_conv import convolve
 from jaxsparse.accounting import flops
 
 MNIST, CIFAR, IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
@@ -17,6 +18,7 @@ MNIST, CIFAR, IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
 KNOWN: dict[str, tuple[nn.Module, tuple[int, ...], int, int, int]] = {
     "lenet-300-100": (models.LeNet300100(), MNIST, 266_610, 266_200, 266_200),
     "lenet-5": (models.LeNet5(), MNIST, 431_080, 430_500, 2_293_000),
+    "plain-conv": (models.PlainConv(), MNIST, 7_354, 7_216, 367_072),
     "resnet-20": (models.CifarResNet(), CIFAR, 269_722, 268_336, 40_551_040),
     "resnet-20 B": (models.CifarResNet(shortcut="B"), CIFAR, 272_474, 270_896, 40_813_184),
     "resnet-56": (models.CifarResNet(depth=56), CIFAR, 853_018, 848_944, 125_485_696),
@@ -146,3 +148,19 @@ def test_convolutions_start_with_he_fan_out(key: jax.Array) -> None:
 def test_impossible_depths(model: nn.Module, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         abstract(model, CIFAR)
+
+
+@pytest.mark.parametrize(("shape", "stride"), [((5, 6), 1), ((5, 6), 2), ((8, 8), 2)])
+def test_a_convolution_by_patches_is_one(shape: tuple[int, int], stride: int) -> None:
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(2, *shape, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 4)), jnp.float32)
+    known = jax.lax.conv_general_dilated(
+        images,
+        kernel,
+        (stride, stride),
+        [(1, 1), (1, 1)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    found = convolve(images, kernel, stride)
+    np.testing.assert_allclose(found, known, rtol=1e-4, atol=1e-4)
