@@ -180,7 +180,7 @@ def figure(numbers: dict[str, Any]) -> Figure:
                 CONTROLS.get(control, "random, uniform"),
             )
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(FixedLocator([2, 3, 5, 10, 20, 50, 90]))
+        axes.yaxis.set_major_locator(FixedLocator([1, 2, 3, 4, 5, 7, 10, 20, 50, 90]))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.tick_params(labelleft=True)

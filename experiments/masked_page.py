@@ -91,11 +91,11 @@ def training_text(config: dict[str, Any]) -> str:
     """
     epochs = f"{config['epochs']} epoch{'s' * (config['epochs'] != 1)}"
     return (
-        f"{epochs} of batches of {config['batch_size']}, SGD with Nesterov momentum 0.9, learning\n"
-        f"rate {config['learning_rate']:g} with cosine decay, L2 {config['weight_decay']:g}; "
-        f"{config['seeds']} seeds. Test accuracy at the last step; nothing was\n"
-        "selected on the test images. With a seed all arms of a network see the same batches, and "
-        "all\nbut the reinitialized start from the same weights."
+        f"{epochs} of batches of {config['batch_size']}, SGD with\nNesterov momentum 0.9, "
+        f"learning rate {config['learning_rate']:g} with cosine decay, L2 "
+        f"{config['weight_decay']:g};\n{config['seeds']} seeds. Test accuracy at the last step; "
+        "nothing was selected on the test images. With a seed\nall arms of a network start from "
+        "the same weights, where nothing else is said, and see the same\nbatches."
     )
 
 

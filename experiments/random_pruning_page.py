@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from .claims import MARGIN, POINTS, Claim, claims_table, conclusion
 from .masked_page import (
@@ -18,7 +19,7 @@ from .masked_page import (
     training_text,
     unfinished,
 )
-from .plots import INK, points, styles
+from .plots import points, styles
 from .tables import aligned_markdown, sparsity_text
 
 RATIOS = {
@@ -198,22 +199,26 @@ def figure(numbers: dict[str, Any]) -> Figure:
     """
     config, find = numbers["run"]["config"], results_of(numbers)
     look = styles(list(RATIOS))
-    drawing, grid = panels(["sparse less dense, test accuracy (points)", ""], (9.2, 4.2))
+    titles = [f"gap to dense over {sweep} (points)" for sweep in ("width", "depth")]
+    drawing, grid = panels(titles, (9.2, 4.2))
     labels = {
         "width": f"channels ({config['depth']} convolutions)",
         "depth": f"convolutions ({config['width']} channels)",
     }
     for axes, (sweep, nets) in zip(grid, sweeps(config).items(), strict=True):
-        axes.axhline(0, color=INK, linestyle=(0, (4, 2)), linewidth=1)
         for index, (arm, name) in enumerate(RATIOS.items()):
             cells = [(i, f"{net}-{arm}", f"{net}-dense") for i, net in enumerate(nets)]
             shown = [c for c in cells if c[1] in find and c[2] in find]
             places = [i + 0.07 * (index - 2.5) for i, _, _ in shown]
-            values = [gap(cell, dense)(find) for _, cell, dense in shown]
+            values = [gap(dense, cell)(find) for _, cell, dense in shown]
             points(axes, places, values, look[arm], name)
         axes.set_xticks(range(len(nets)), [str(size) for size in config[f"{sweep}s"]])
         axes.set_xlim(-0.4, len(nets) - 0.6)
         axes.set_xlabel(labels[sweep])
+        axes.set_yscale("symlog", linthresh=1)  # linear between -1 and 1
+        axes.yaxis.set_major_locator(FixedLocator([-1, 0, 1, 2, 5, 10, 20, 50]))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.tick_params(labelleft=True)
     name_lines(drawing, grid[0], 6)
     return drawing
