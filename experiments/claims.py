@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from scipy.special import stdtrit
 
-from .tables import aligned_markdown
+from .tables import MISSING, aligned_markdown
 
 # Accuracies closer than this count as the same, in percentage points.
 MARGIN = 0.3
@@ -57,10 +57,10 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
       values: An entry a seed.
 
     Returns:
-      The three numbers; the last two are NaN for one seed.
+      The three numbers; the last two are NaN for one seed, or where a value is not finite.
     """
     mean = statistics.fmean(values)
-    if len(values) < 2:
+    if len(values) < 2 or not math.isfinite(mean):
         return mean, math.nan, math.nan
     error = statistics.stdev(values) / math.sqrt(len(values))
     return mean, error, error * float(stdtrit(len(values) - 1, 0.975))
@@ -90,8 +90,10 @@ def verdict(claim: Claim, values: Sequence[float]) -> str:
       A few words.
     """
     mean, error, half = interval(values)
-    if math.isnan(error):
+    if len(values) < 2:
         return "one seed: not tested"
+    if math.isnan(error):
+        return "not resolved"
     low, high = mean - half, mean + half
     if claim.least is None:
         if claim.null - MARGIN < low and high < claim.null + MARGIN:
@@ -122,7 +124,8 @@ def claims_table(claims: Sequence[Claim], find: Any) -> str:
             rows.append([claim.name, claim.text, claim.published, "not run", ""])
             continue
         mean, error, _ = interval(values)
-        measured = claim.form.format(mean, error).replace(" ± nan", "")
+        text = claim.form.format(mean, error).replace(" ± nan", "")
+        measured = MISSING if math.isnan(mean) else text
         rows.append([claim.name, claim.text, claim.published, measured, verdict(claim, values)])
     return aligned_markdown(["claim", "what", "published", "measured", "holds"], rows)
 

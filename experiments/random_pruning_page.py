@@ -1,5 +1,7 @@
 """What random masks show: claims, page and figure."""
 
+import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,12 +61,15 @@ def shrinking(small: str, large: str, arm: str) -> Callable[[Find], list[float]]
       arm: Of masks.
 
     Returns:
-      From all results to percent of the small network's gap, an entry a seed.
+      From all results to percent of the small network's mean gap, an entry a seed; NaN where it
+      has none.
     """
 
     def values(find: Find) -> list[float]:
         first, last = (gap(f"{net}-dense", f"{net}-{arm}")(find) for net in (small, large))
-        return [100 * (1 - b / a) for a, b in zip(first, last, strict=True)]
+        mean = statistics.fmean(first)
+        shrunk = [100 * (a - b) for a, b in zip(first, last, strict=True)]
+        return [points / mean if mean > 0 else math.nan for points in shrunk]
 
     return values
 

@@ -1,6 +1,7 @@
 """The study of random masks: what its masks are, a run from end to end, its page."""
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import data, masked, random_pruning, random_pruning_page
+from experiments import claims, data, masked, random_pruning, random_pruning_page
 from experiments.random_pruning import Cell, Lab, Study, cells_of
 from experiments.random_pruning_page import FOUND, RATIOS
 
@@ -144,8 +145,20 @@ def test_shrinking_by_hand() -> None:
     gaps = {"8x4": 4.0, "32x4": 1.0, "16x2": 3.0, "16x8": 2.0}
     find = random_pruning_page.results_of(made_up(gaps, 1.0, 0.0))
     # Gaps of the seeds: 4.05, 4, 3.95 and 1.05, 1, 0.95.
-    known = [100 * (1 - 1.05 / 4.05), 75, 100 * (1 - 0.95 / 3.95)]
+    known = [75.0, 75.0, 75.0]
     assert random_pruning_page.shrinking("8x4", "32x4", "erk")(find) == pytest.approx(known)
+    # Uniform: 5.04, 4.99, 4.97 and 2.04, 1.99, 1.97, in percent of 5.
+    known = [60.0, 60.0, 60.0]
+    assert random_pruning_page.shrinking("8x4", "32x4", "uniform")(find) == pytest.approx(known)
+    # SNIP's ratio, 3.05, 3, 2.95 and 2.05, 2, 1.95, in percent of 3.
+    known = [100 / 3] * 3
+    assert random_pruning_page.shrinking("16x2", "16x8", "snip_ratio")(find) == pytest.approx(known)
+    without = random_pruning_page.results_of(made_up({**gaps, "8x4": 0.0}, 0.0, 0.0))
+    values = random_pruning_page.shrinking("8x4", "32x4", "dense")(without)
+    assert all(map(math.isnan, values))
+    claim = random_pruning_page.claims_of(made_up(gaps, 0, 0)["run"]["config"])
+    first = next(iter(claim.values()))[0]
+    assert claims.verdict(first, values) == "not resolved"
 
 
 def test_the_page_and_the_figure() -> None:
