@@ -33,6 +33,9 @@ def build_model(config: Config, classes: int) -> nn.Module:
     families = {
         "mlp": functools.partial(models.MLP, features=(*model.widths, classes)),
         "lenet-5": functools.partial(models.LeNet5, classes=classes),
+        "plain-conv": functools.partial(
+            models.PlainConv, depth=model.depth, width=model.width, classes=classes
+        ),
         "cifar-resnet": functools.partial(
             models.CifarResNet, depth=model.depth, width=model.width, classes=classes
         ),

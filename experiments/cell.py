@@ -49,12 +49,12 @@ def chunk_length(steps: int, most: int) -> int:
 class Order:
     """Batches of any range of steps; an epoch's order is drawn once."""
 
-    def __init__(self, seeds: int, examples: int, batch_size: int) -> None:
-        """For seeds 0, 1, 2, ..."""
+    def __init__(self, seeds: int, examples: int, batch_size: int, first: int = 0) -> None:
+        """For so many seeds, from the first on."""
         self._per_epoch = steps_per_epoch(examples, batch_size)
         order = lambda seed, epoch: epoch_order(seed, epoch, examples, batch_size)
         self._draw = jax.jit(jax.vmap(order, in_axes=(0, None)))
-        self._seeds = jnp.arange(seeds, dtype=jnp.uint32)
+        self._seeds = jnp.arange(first, first + seeds, dtype=jnp.uint32)
         self._epoch, self._rows = -1, np.zeros(0)
 
     def steps(self, start: int, stop: int) -> np.ndarray:

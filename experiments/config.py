@@ -17,14 +17,16 @@ from . import data
 class Model:
     """The network. Widths and depths count only for the families that have them."""
 
-    name: Literal["mlp", "lenet-5", "cifar-resnet", "wide-resnet", "vgg"] = "mlp"
-    """Family: multilayer perceptron; Caffe's LeNet-5; He's CIFAR ResNet; wide ResNet; VGG."""
+    name: Literal["mlp", "lenet-5", "plain-conv", "cifar-resnet", "wide-resnet", "vgg"] = "mlp"
+    """Family: multilayer perceptron; Caffe's LeNet-5; convolutions in a row (small, for a CPU);
+    He's CIFAR ResNet; wide ResNet; VGG."""
     widths: tuple[int, ...] = (300, 100)
     """Units of each hidden layer (mlp)."""
     depth: int = 20
-    """Layers: 6n+2 (cifar-resnet), 6n+4 (wide-resnet), 11, 16 or 19 (vgg)."""
+    """Layers: any number of convolutions (plain-conv), 6n+2 (cifar-resnet), 6n+4 (wide-resnet),
+    11, 16 or 19 (vgg)."""
     width: int = 16
-    """Channels of the first stage (cifar-resnet), or the widening factor (wide-resnet)."""
+    """Channels (plain-conv; first stage of cifar-resnet), or the widening factor (wide-resnet)."""
 
 
 @dataclasses.dataclass(frozen=True)

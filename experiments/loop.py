@@ -12,7 +12,7 @@ import optax
 
 import jaxsparse
 from jaxsparse.accounting import step_training_flops
-from jaxsparse.pruning import fixed
+from jaxsparse.pruning import fixed, keep_all
 
 from .augment import augment, normalize
 from .data import Dataset
@@ -84,6 +84,15 @@ class Program(NamedTuple):
     explored: Callable[[Learner], Any] | None
     layers: tuple[LayerCost, ...]
     abstract: Learner
+
+
+def masks_given_later() -> jaxsparse.MaskAlgorithm:
+    """The algorithm of a program whose masks are given to ``start``; ``init`` keeps all weights.
+
+    Returns:
+      A ``MaskAlgorithm`` that never moves a mask.
+    """
+    return fixed(None)._replace(init=lambda key, params: keep_all(params))
 
 
 def build_program(

@@ -1,44 +1,13 @@
 """The claims of the lottery ticket literature, as numbers of each seed."""
 
-import math
-import statistics
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from scipy.special import stdtrit
-
+from .claims import POINTS, Claim, differences
 from .rounds import Result
-from .tables import aligned_markdown
-
-# Accuracies closer than this count as the same, in percentage points.
-MARGIN = 0.3
-NOT_RUN = "not run"
-HEADS = ("claim", "what", "published", "measured", "holds")
 
 Find = Callable[[str, float], Any]
 """``(arm, weights kept in percent) -> result``; a KeyError where there is none."""
-
-
-class Claim(NamedTuple):
-    """One statement of the literature as a number of each seed.
-
-    Attributes:
-      name: Its number in the project's list of claims.
-      text: What is measured.
-      published: What was published.
-      values: The number, an entry a seed.
-      least: What it must reach; None: it must lie within ``MARGIN`` of ``null``.
-      null: What it would be if there were no effect.
-      form: How a number is written.
-    """
-
-    name: str
-    text: str
-    published: str
-    values: Callable[[Find], list[float]]
-    least: float | None
-    null: float
-    form: str
 
 
 def _gap(first: str, second: str, density: float, second_density: float | None = None) -> Any:
@@ -46,10 +15,7 @@ def _gap(first: str, second: str, density: float, second_density: float | None =
 
     def values(find: Find) -> list[float]:
         other = density if second_density is None else second_density
-        pairs = zip(
-            find(first, density).test_accuracy, find(second, other).test_accuracy, strict=True
-        )
-        return [100 * (a - b) for a, b in pairs]
+        return differences(find(first, density).test_accuracy, find(second, other).test_accuracy)
 
     return values
 
@@ -73,7 +39,6 @@ def _widening(find: Find) -> list[float]:
     return [sparse - dense for sparse, dense in zip(*gaps, strict=True)]
 
 
-_POINTS = "{:+.2f} ± {:.2f} points"
 CLAIMS = (
     Claim(
         "H10",
@@ -91,7 +56,7 @@ CLAIMS = (
         _gap("ticket", "dense", 21.1, 100),
         None,
         0,
-        _POINTS,
+        POINTS,
     ),
     Claim(
         "H10",
@@ -100,7 +65,7 @@ CLAIMS = (
         _gap("ticket", "dense", 13.5, 100),
         0.3,
         0,
-        _POINTS,
+        POINTS,
     ),
     Claim(
         "H10",
@@ -109,7 +74,7 @@ CLAIMS = (
         _gap("ticket", "dense", 3.6, 100),
         None,
         0,
-        _POINTS,
+        POINTS,
     ),
     Claim(
         "H11",
@@ -118,7 +83,7 @@ CLAIMS = (
         _gap("ticket", "reinit", 21.1),
         0.5,
         0,
-        _POINTS,
+        POINTS,
     ),
     Claim(
         "H11",
@@ -136,7 +101,7 @@ CLAIMS = (
         _widening,
         0,
         0,
-        _POINTS,
+        POINTS,
     ),
     Claim(
         "H11",
@@ -145,7 +110,7 @@ CLAIMS = (
         _gap("reinit", "random", 21.1),
         0,
         0,
-        _POINTS,
+        POINTS,
     ),
     *(
         Claim(
@@ -155,7 +120,7 @@ CLAIMS = (
             _gap("ticket", arm, density),
             0,
             0,
-            _POINTS,
+            POINTS,
         )
         for arm, text, published in (
             ("one_shot", "iterative less one-shot", "above, below 17 %"),
@@ -164,47 +129,6 @@ CLAIMS = (
         for density in (13.5, 7.0, 3.6)
     ),
 )
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, its standard error, and half the width of its 95 % confidence interval.
-
-    Args:
-      values: An entry a seed.
-
-    Returns:
-      The three numbers; the last two are NaN for one seed.
-    """
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return mean, error, error * float(stdtrit(len(values) - 1, 0.975))
-
-
-def verdict(claim: Claim, values: Sequence[float]) -> str:
-    """Does a claim hold, by the 95 % confidence interval over seeds?
-
-    Args:
-      claim: The claim.
-      values: Its number of each seed.
-
-    Returns:
-      A few words.
-    """
-    mean, error, half = interval(values)
-    if math.isnan(error):
-        return "one seed: not tested"
-    low, high = mean - half, mean + half
-    if claim.least is None:
-        if claim.null - MARGIN < low and high < claim.null + MARGIN:
-            return f"yes, within {MARGIN}"
-        if low > claim.null:
-            return "yes, above"
-        return "no, below" if high < claim.null else "not resolved"
-    if low > claim.null:
-        return "yes" if mean >= claim.least else "direction yes, size no"
-    return "no, the reverse" if high < claim.null else "not resolved"
 
 
 def finder(results: Sequence[Result], data: str) -> Find:
@@ -219,36 +143,3 @@ def finder(results: Sequence[Result], data: str) -> Find:
     """
     table = {(r.arm, f"{100 * r.density:.1f}"): r for r in results if r.data == data}
     return lambda arm, density: table[arm, f"{density:.1f}"]
-
-
-def row_of(claim: Claim, find: Find) -> list[str]:
-    """A claim with what was measured.
-
-    Args:
-      claim: The claim.
-      find: Finds the results that it is about.
-
-    Returns:
-      Name, text, what was published, what was measured, and whether it holds.
-    """
-    try:
-        values = claim.values(find)
-    except KeyError:
-        return [claim.name, claim.text, claim.published, NOT_RUN, ""]
-    mean, error, _ = interval(values)
-    measured = claim.form.format(mean, error).replace(" ± nan", "")
-    return [claim.name, claim.text, claim.published, measured, verdict(claim, values)]
-
-
-def claims_table(results: Sequence[Result], data: str) -> str:
-    """Every claim with what was measured.
-
-    Args:
-      results: Finished trainings.
-      data: The data set of the study.
-
-    Returns:
-      Markdown.
-    """
-    find = finder(results, data)
-    return aligned_markdown(HEADS, [row_of(claim, find) for claim in CLAIMS])

@@ -1,11 +1,11 @@
 """What a study of lottery tickets shows: its page, with the tables."""
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .lottery_claims import MARGIN, claims_table, interval
+from .claims import MARGIN, claims_table, differences, points_text
+from .lottery_claims import CLAIMS, finder
 from .rounds import Result
 from .tables import MISSING, aligned_markdown, mean_and_sd, percent_text
 
@@ -82,9 +82,8 @@ def _transfer_table(results: Sequence[Result]) -> str:
 def _difference_text(first: Result | None, second: Result, sign: int) -> str:
     if first is None:
         return MISSING
-    pairs = zip(first.test_accuracy, second.test_accuracy, strict=True)
-    mean, error, _ = interval([100 * sign * (a - b) for a, b in pairs])
-    return f"{mean:+.2f}" if math.isnan(error) else f"{mean:+.2f} ± {error:.2f}"
+    pair = (first.test_accuracy, second.test_accuracy)[::sign]
+    return points_text(differences(*pair))
 
 
 def markdown(results: Sequence[Result], about: dict[str, Any]) -> str:
@@ -166,7 +165,7 @@ Accuracy is that at the early stop; differences and ratios are seed by seed, mea
 "Holds" goes by the 95 % confidence interval of the mean (t, {seeds}), without a correction for the
 number of claims; accuracies within {MARGIN} points count as the same.
 
-{claims_table(results, config["data"])}{_bound(own)}{carried}
+{claims_table(CLAIMS, finder(results, config["data"]))}{_bound(own)}{carried}
 Published: Frankle & Carbin, ICLR 2019 (50,000 iterations, 60,000 images less 5,000).
 {f"Steps with a loss or gradient that was not finite, over all seeds: {loops}." if loops else ""}
 {environment["hardware"]}; Python {environment["python"]}, jax {environment["jax"]}, flax

@@ -10,9 +10,8 @@ from matplotlib.ticker import NullFormatter, NullLocator
 
 from .lottery_claims import Find, finder
 from .lottery_page import ARMS
-from .plots import INK, Style, dress, styles
+from .plots import INK, Style, dress, points, styles
 from .rounds import Result
-from .tables import mean_and_sd
 
 
 def figure(results: Sequence[Result], config: dict[str, Any]) -> Figure:
@@ -63,38 +62,28 @@ def _stops(result: Result) -> list[float]:
 
 
 def _draw(axes: Axes, rows: list[Result], values: Any, style: Style, label: str) -> None:
-    pairs = [mean_and_sd(values(row)) for row in rows]
     if label == "dense":
-        axes.axhline(pairs[0][0], color=style.color, linestyle=style.line, linewidth=1.2)
-    axes.errorbar(
-        [100 * row.density for row in rows],
-        [mean for mean, _ in pairs],
-        yerr=[spread or 0 for _, spread in pairs],
-        color=style.color,
-        marker=style.marker,
-        linestyle=style.line,
-        linewidth=1.4,
-        markersize=5,
-        capsize=2.5,
-        label=label,
-    )
+        mean = statistics.fmean(values(rows[0]))
+        axes.axhline(mean, color=style.color, linestyle=style.line, linewidth=1.2)
+    places = [100 * row.density for row in rows]
+    points(axes, places, [values(row) for row in rows], style, label)
 
 
 def _marks(left: Axes, right: Axes, find: Find) -> None:
     """What the paper says relative to dense and to the ticket, beside our own numbers of those."""
     mean = lambda arm, density, values: statistics.fmean(values(find(arm, density)))
-    points = []
+    marks = []
     try:
-        points += [
+        marks += [
             (left, 13.5, mean("dense", 100, _accuracies) + 0.3),
             (left, 3.6, mean("dense", 100, _accuracies)),
             (right, 21.1, (1 - 0.38) * mean("dense", 100, _stops)),
         ]
-        points.append((left, 21.1, mean("ticket", 21.1, _accuracies) - 0.5))
-        points.append((right, 21.1, 2.51 * mean("ticket", 21.1, _stops)))
+        marks.append((left, 21.1, mean("ticket", 21.1, _accuracies) - 0.5))
+        marks.append((right, 21.1, 2.51 * mean("ticket", 21.1, _stops)))
     except KeyError:
         pass
-    for index, (axes, x, y) in enumerate(points):
+    for index, (axes, x, y) in enumerate(marks):
         label = "published, relative to ours" if index == 0 else None
         axes.plot(x, y, "o", ms=10, mfc="none", mec=INK, mew=1.4, label=label, zorder=5)
 

@@ -122,7 +122,7 @@ def accuracy_figure(results: Sequence[records.Result], *, legend: bool = True) -
         mine = [r for r in sparse if r.method == method]
         mine.sort(key=lambda result: result.sparsity)
         places = [levels.index(result.sparsity) + shift for result in mine]
-        _points(axes, places, mine, look[method], method, line=True)
+        points(axes, places, _percent(mine), look[method], method)
     axes.set_xticks(range(len(levels)), [tables.sparsity_text(level) for level in levels])
     if len(levels) > 6:
         axes.tick_params(axis="x", labelrotation=60)
@@ -155,7 +155,8 @@ def cost_figure(results: Sequence[records.Result]) -> Figure:
         )
         costs.extend(x for x, _ in placed)
         line = method != DENSE
-        _points(axes, [x for x, _ in placed], [r for _, r in placed], look[method], method, line)
+        rows = _percent([result for _, result in placed])
+        points(axes, [x for x, _ in placed], rows, look[method], method, line)
     if costs and max(costs) > 4 * min(costs):
         axes.set_xscale("log")
         ticks = [1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001]
@@ -216,21 +217,29 @@ def layers_figure(
     return figure
 
 
-def _points(
+def points(
     axes: Axes,
     places: Sequence[float],
-    results: Sequence[records.Result],
+    values: Sequence[Sequence[float]],
     style: Style,
     label: str,
-    line: bool,
+    line: bool = True,
 ) -> None:
-    """Mean and sd of the test accuracy, a point a result, at the places given."""
-    pairs = [tables.mean_and_sd(result.test_accuracy) for result in results]
-    means = [100 * mean for mean, _ in pairs]
+    """Mean and standard deviation over seeds, a point a place.
+
+    Args:
+      axes: The panel.
+      places: Where on its x axis.
+      values: For each place an entry a seed.
+      style: How it is drawn.
+      label: In the legend.
+      line: Join the points?
+    """
+    pairs = [tables.mean_and_sd(each) for each in values]
     axes.errorbar(
         places,
-        means,
-        yerr=[100 * (spread or 0) for _, spread in pairs],
+        [mean for mean, _ in pairs],
+        yerr=[spread or 0 for _, spread in pairs],
         color=style.color,
         marker=style.marker,
         linestyle=style.line if line else "none",
@@ -239,3 +248,7 @@ def _points(
         capsize=2.5,
         label=label.replace("$", r"\$"),
     )
+
+
+def _percent(results: Sequence[records.Result]) -> list[list[float]]:
+    return [[100 * accuracy for accuracy in result.test_accuracy] for result in results]

@@ -17,6 +17,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -182,6 +183,32 @@ def read_inputs(folder: pathlib.Path) -> tuple[list[int], np.ndarray] | None:
         return None
     with np.load(path, allow_pickle=False) as saved:
         return saved["steps"].tolist(), saved["connections"]
+
+
+def write_leaves(path: pathlib.Path, tree: Any) -> None:
+    """Save the arrays of a pytree.
+
+    Args:
+      path: The file.
+      tree: Pytree of arrays.
+    """
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, *map(np.asarray, jax.tree.leaves(tree)))
+    write_bytes(path, buffer.getvalue())
+
+
+def read_leaves(path: pathlib.Path, like: Any) -> Any:
+    """What ``write_leaves`` saved.
+
+    Args:
+      path: The file.
+      like: A pytree of the same structure.
+
+    Returns:
+      The pytree, of host arrays.
+    """
+    with np.load(path, allow_pickle=False) as saved:
+        return jax.tree.unflatten(jax.tree.structure(like), [saved[name] for name in saved.files])
 
 
 def write_result(folder: pathlib.Path, result: Result) -> None:

@@ -7,7 +7,6 @@ RUN/cells/CELL/trained.npz       the weights that training ended with
 """
 
 import dataclasses
-import io
 import math
 import pathlib
 import shutil
@@ -22,13 +21,10 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
-from jaxsparse.base import MaskAlgorithm
-from jaxsparse.pruning import fixed, keep_all
-
 from . import models, records
 from .cell import Order, Stopped
 from .data import Dataset, hold_out, steps_per_epoch
-from .loop import Learner, build_program
+from .loop import Learner, build_program, masks_given_later
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,15 +129,6 @@ def check(training: Training) -> None:
         )
 
 
-def under_given_masks() -> MaskAlgorithm:
-    """The method of a program whose masks are given to its ``start``, one training after another.
-
-    Returns:
-      A ``MaskAlgorithm`` that keeps all weights until then; only the shapes of its masks count.
-    """
-    return fixed(None)._replace(init=lambda key, params: keep_all(params))
-
-
 class Trainer:
     """The compiled program of one data set, and the trainings done by it."""
 
@@ -159,8 +146,8 @@ class Trainer:
             kernel_init=nn.initializers.glorot_normal(),
         )
         optimizer = optax.adam(training.learning_rate)
-        method = under_given_masks()
-        self._program = build_program(model, rest, optimizer, method, training.seeds, False)
+        given = masks_given_later()
+        self._program = build_program(model, rest, optimizer, given, training.seeds, False)
         self._order = Order(training.seeds, examples, training.batch_size)
         per_epoch = steps_per_epoch(examples, training.batch_size)
         self._apart = math.ceil(training.iterations / per_epoch) * per_epoch
@@ -214,10 +201,10 @@ class Trainer:
                 params, masks, folder, progress, stopping, steps, task.round * self._apart
             )
             result = self._result(task, learner, best, rows)
-            _write_leaves(folder / "trained.npz", learner.params)
+            records.write_leaves(folder / "trained.npz", learner.params)
             records.write_json(folder / "result.json", dataclasses.asdict(result))
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        return result, _read_leaves(folder / "trained.npz", self._program.abstract.params)
+        return result, records.read_leaves(folder / "trained.npz", self._program.abstract.params)
 
     def _run(
         self,
@@ -315,14 +302,3 @@ def _losses(rows: list[dict[str, Any]]) -> np.ndarray:
 
 def _best(rows: list[dict[str, Any]]) -> np.ndarray:
     return _losses(rows).min(axis=0)
-
-
-def _write_leaves(path: pathlib.Path, tree: Any) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, *map(np.asarray, jax.tree.leaves(tree)))
-    records.write_bytes(path, buffer.getvalue())
-
-
-def _read_leaves(path: pathlib.Path, like: Any) -> Any:
-    with np.load(path, allow_pickle=False) as saved:
-        return jax.tree.unflatten(jax.tree.structure(like), [saved[name] for name in saved.files])

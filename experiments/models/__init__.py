@@ -10,6 +10,7 @@ from .mlp import MLP as MLP
 from .mlp import LeNet5 as LeNet5
 from .mlp import LeNet300100 as LeNet300100
 from .mobilenet import MobileNetV1 as MobileNetV1
+from .plain_conv import PlainConv as PlainConv
 from .resnet import CifarResNet as CifarResNet
 from .resnet import ResNet50 as ResNet50
 from .resnet import WideResNet as WideResNet

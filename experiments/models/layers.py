@@ -24,7 +24,7 @@ def conv(
 ) -> nn.Conv:
     """A square convolution without bias, as precedes batch normalization.
 
-    With ``products`` (stride 1, a number for padding, one group) it is a product of matrices.
+    With ``products`` (a number for padding, one group) it is a product of matrices.
     """
     return nn.Conv(
         features,
@@ -44,20 +44,23 @@ def conv(
 def _by_products(
     x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
 ) -> jax.Array:
-    """A convolution of stride 1 as one product of matrices.
+    """A convolution as one product of matrices.
 
     Within a compiled loop, or with a kernel for each seed, XLA convolves about ten times slower on
     a CPU.
     """
-    del strides, options
-    height, width, inputs, features = kernel.shape
+    del options
+    (height, width, inputs, features), (down, across) = kernel.shape, strides
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    shape = (x.shape[0], x.shape[1] - height + 1, x.shape[2] - width + 1)
+    tall, wide = x.shape[1] - height + 1, x.shape[2] - width + 1
     windows = [
-        x[:, i : i + shape[1], j : j + shape[2]] for i in range(height) for j in range(width)
+        x[:, i : i + tall : down, j : j + wide : across]
+        for i in range(height)
+        for j in range(width)
     ]
-    rows = jnp.concatenate(windows, axis=-1).reshape(-1, height * width * inputs)
-    return (rows @ kernel.reshape(-1, features)).reshape(*shape, features)
+    rows = jnp.concatenate(windows, axis=-1)
+    shape = (*rows.shape[:3], features)
+    return (rows.reshape(-1, height * width * inputs) @ kernel.reshape(-1, features)).reshape(shape)
 
 
 def halve(x: jax.Array) -> jax.Array:

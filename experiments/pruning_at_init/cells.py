@@ -21,9 +21,8 @@ from ..build import build_optimizer
 from ..cell import Stopped, Stretches
 from ..config import Config, Optimizer
 from ..data import steps_per_epoch
-from ..loop import build_program
+from ..loop import build_program, masks_given_later
 from ..measures import Measures, measures_of
-from ..rounds import under_given_masks
 from ..train import Signals, progress_bars
 
 _RANDOM_STREAM = 0x5A1E
@@ -221,7 +220,7 @@ class Trainer:
         per_epoch = steps_per_epoch(self._examples, study.batch_size)
         optimizer = build_optimizer(self._config, study.steps, per_epoch)
         self._program = build_program(
-            model, dataset, optimizer, under_given_masks(), study.seeds, False
+            model, dataset, optimizer, masks_given_later(), study.seeds, False
         )
         self._measures = measures_of(model, dataset)
         self._seeds = jnp.arange(study.seeds, dtype=jnp.uint32)

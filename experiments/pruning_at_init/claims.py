@@ -5,7 +5,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ..lottery_claims import NOT_RUN, Claim, Find, row_of
+from ..claims import NOT_RUN, Claim, row_of
+from ..lottery_claims import Find
 from ..tables import percent_text
 from .cells import ONCE, Result
 
@@ -199,7 +200,7 @@ def claim_rows(results: Sequence[Result]) -> list[list[str]]:
       results: Finished cells.
 
     Returns:
-      Rows of a table, under ``lottery_claims.HEADS``.
+      Rows of a table, under ``claims.HEADS``.
     """
     trained = {(r.method, r.exponent): r for r in results if r.trained}
     find = lambda method, exponent: trained[method, exponent]

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from ..lottery_claims import HEADS
+from ..claims import HEADS
 from ..tables import MISSING, aligned_markdown, mean_and_sd, percent_text
 from .cells import METHODS, ONCE, Result, kept_count
 from .claims import CHANCE, LAST, claim_rows, first_empty, of_method, power, sentences

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from experiments import data, lottery_claims, lottery_page, lottery_tickets, records, rounds
+from experiments import claims, data, lottery_claims, lottery_page, lottery_tickets, records, rounds
 from experiments import tickets as study_of
 from experiments.cell import Stopped
 from experiments.rounds import Task
@@ -342,23 +342,23 @@ def test_claims_by_hand() -> None:
     earlier = by_text["ticket at 21.1 %: least validation loss earlier than dense"]
     # 1 - 2000/4000, 1 - 3000/5000, 1 - 2400/4000.
     assert earlier.values(find) == pytest.approx([50, 40, 40])
-    mean, error, half = lottery_claims.interval([50, 40, 40])
+    mean, error, half = claims.interval([50, 40, 40])
     # Deviations 6.67, -3.33, -3.33: variance 33.3, over 3, root 3.333; t of 2 degrees 4.303.
     assert (mean, error, half) == pytest.approx((43.333, 3.3333, 14.342), rel=1e-4)
-    assert lottery_claims.verdict(earlier, [50, 40, 40]) == "yes"
-    assert lottery_claims.verdict(earlier, [20, 21, 20]) == "direction yes, size no"
-    assert lottery_claims.verdict(earlier, [50, -40, 40]) == "not resolved"
-    assert lottery_claims.verdict(earlier, [-20, -21, -20]) == "no, the reverse"
-    assert lottery_claims.verdict(earlier, [50]) == "one seed: not tested"
+    assert claims.verdict(earlier, [50, 40, 40]) == "yes"
+    assert claims.verdict(earlier, [20, 21, 20]) == "direction yes, size no"
+    assert claims.verdict(earlier, [50, -40, 40]) == "not resolved"
+    assert claims.verdict(earlier, [-20, -21, -20]) == "no, the reverse"
+    assert claims.verdict(earlier, [50]) == "one seed: not tested"
     same = by_text["ticket at 3.6 %: accuracy less that of dense"]
-    assert lottery_claims.verdict(same, [0.05, 0.0, -0.05]) == "yes, within 0.3"
-    assert lottery_claims.verdict(same, [0.5, 0.51, 0.5]) == "yes, above"
-    assert lottery_claims.verdict(same, [-0.5, -0.51, -0.5]) == "no, below"
+    assert claims.verdict(same, [0.05, 0.0, -0.05]) == "yes, within 0.3"
+    assert claims.verdict(same, [0.5, 0.51, 0.5]) == "yes, above"
+    assert claims.verdict(same, [-0.5, -0.51, -0.5]) == "no, below"
     ratio = by_text["at 21.1 %: iterations of reinitialized over ticket"]
     assert ratio.values(find) == pytest.approx([3, 2, 2.5])
     gap = by_text["at 21.1 %: ticket less reinitialized"]
     assert gap.values(find) == pytest.approx([0.6, 0.6, 0.5])
-    table = lottery_claims.claims_table(results, "mnist")
+    table = claims.claims_table(lottery_claims.CLAIMS, find)
     assert "43 ± 3 % earlier |" in table
     assert "+0.57 ± 0.03 points |" in table
     # Missing: three arms at 13.5, 7.0 and 3.6 %, the random mask, and what 3.6 % needs.

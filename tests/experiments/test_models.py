@@ -18,6 +18,7 @@ MNIST, CIFAR, IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
 KNOWN: dict[str, tuple[nn.Module, tuple[int, ...], int, int, int]] = {
     "lenet-300-100": (models.LeNet300100(), MNIST, 266_610, 266_200, 266_200),
     "lenet-5": (models.LeNet5(), MNIST, 431_080, 430_500, 2_293_000),
+    "plain-conv": (models.PlainConv(), MNIST, 7_354, 7_216, 367_072),
     "resnet-20": (models.CifarResNet(), CIFAR, 269_722, 268_336, 40_551_040),
     "resnet-20 B": (models.CifarResNet(shortcut="B"), CIFAR, 272_474, 270_896, 40_813_184),
     "resnet-56": (models.CifarResNet(depth=56), CIFAR, 853_018, 848_944, 125_485_696),
@@ -130,9 +131,10 @@ def test_initial_scale_of_residual_branches(zero: bool, key: jax.Array) -> None:
     assert (params["bn2"]["scale"] == 1).all()
 
 
-def test_convolutions_as_products(key: jax.Array) -> None:
-    x = jax.random.normal(key, (2, 7, 6, 3))
-    plain, products = (layers.conv(4, 3, padding=1, products=flag) for flag in (False, True))
+@pytest.mark.parametrize(("shape", "stride"), [((7, 6), 1), ((7, 6), 2), ((8, 8), 2)])
+def test_convolutions_as_products(shape: tuple[int, int], stride: int, key: jax.Array) -> None:
+    x = jax.random.normal(key, (2, *shape, 3))
+    plain, products = (layers.conv(4, 3, stride, padding=1, products=on) for on in (False, True))
     variables = plain.init(key, x)
     np.testing.assert_allclose(products.apply(variables, x), plain.apply(variables, x), atol=1e-5)
 
