@@ -30,8 +30,9 @@ from .cell import Stretches
 from .config import Config
 from .data import steps_per_epoch
 from .loop import build_program
+from .study import train_missing, write_results
 from .tables import aligned_markdown, percent_text
-from .train import environment, progress_bars
+from .train import environment
 
 _SEEDS = 3
 _NAME = "compare_checks"
@@ -236,16 +237,11 @@ def main(arguments: Arguments) -> int:
     except (ValueError, FileNotFoundError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
         return 2
-    with progress_bars(console) as bars:
-        missing = {n: arm for n, arm in named_arms().items() if n not in about["results"]}
-        bar = bars.add_task("checks", total=len(missing), note="")
-        for name, arm in missing.items():
-            bars.update(bar, note=name)
-            about["results"][name] = train(arm, config, dataset)
-            records.write_json(path, about)
-            bars.advance(bar)
+    arms = named_arms().items()
+    missing = {n: lambda a=arm: train(a, config, dataset) for n, arm in arms if n not in known}
+    train_missing(path, about, missing, console)
     page = markdown(about)
-    records.write_bytes(arguments.results / f"{_NAME}.md", page.encode())
+    write_results(arguments.results, _NAME, about, page, None)
     console.print(page, markup=False, soft_wrap=True)
     return 0
 

@@ -18,11 +18,10 @@ import tyro
 from rich.console import Console
 
 from . import data, lottery_page, lottery_plot, records, rounds
-from .cell import Stopped
 from .rounds import Task, Trainer
-from .study import open_folder
+from .study import command, open_folder, read_cells, write_results
 from .tickets import Study, check, run_procedures, tasks_of
-from .train import INTERRUPTED, Signals, progress_bars
+from .train import Signals, progress_bars
 
 _NAME = "lottery-tickets"
 
@@ -74,11 +73,7 @@ def read_results(run: pathlib.Path) -> tuple[dict[str, Any], list[rounds.Result]
     Raises:
       FileNotFoundError: if the folder holds no run.
     """
-    about = records.read_json(run / "run.json")
-    if about is None:
-        raise FileNotFoundError(f"{run} holds no run.json; give the folder of a run")
-    found = [rounds.read_result(records.cell_folder(run, cell)) for cell in about["cells"]]
-    return about, [result for result in found if result is not None]
+    return read_cells(run, rounds.read_result)
 
 
 def run_study(
@@ -137,11 +132,8 @@ def write_page(run: pathlib.Path, folder: pathlib.Path) -> str:
     about, results = read_results(run)
     numbers = {"run": about, "results": [dataclasses.asdict(result) for result in results]}
     page = lottery_page.markdown(results, about)
-    records.write_json(folder / "lottery_tickets.json", numbers)
-    records.write_bytes(folder / "lottery_tickets.md", page.encode())
-    folder.mkdir(parents=True, exist_ok=True)
     figure = lottery_plot.figure(results, about["config"])
-    figure.savefig(folder / "lottery_tickets.png", dpi=160, transparent=True)
+    write_results(folder, "lottery_tickets", numbers, page, figure)
     return page
 
 
@@ -154,31 +146,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       Exit code: 0, 2 for a study that cannot run, 130 for one stopped on request.
     """
-    console = Console()
-    given = tyro.cli(
-        Arguments,
-        prog="python -m experiments.lottery_tickets",
-        description=__doc__,
-        args=arguments,
-    )
-    try:
-        run = given.run
-        if run is None:
-            check(given.study)
-            run = open_run(given.study, given.out, given.resume)
-            number = len(tasks_of(given.study))
-            console.print(f"{number} trainings x {given.study.seeds} seeds, into {run}")
-            run_study(given.study, run, given.data_dir, console)
-        page = write_page(run, given.results)
-    except (ValueError, FileNotFoundError) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    except (Stopped, KeyboardInterrupt):
-        console.print("stopped; go on with: python -m experiments.lottery_tickets --resume")
-        console.print("(same flags; --run FOLDER writes the page of what is there)")
-        return INTERRUPTED
-    console.print(page, markup=False, highlight=False, soft_wrap=True)
-    return 0
+    return command("lottery_tickets", Arguments, __doc__, arguments, _train, write_page)
+
+
+def _train(given: Arguments, console: Console) -> pathlib.Path:
+    check(given.study)
+    run = open_run(given.study, given.out, given.resume)
+    number = len(tasks_of(given.study))
+    console.print(f"{number} trainings x {given.study.seeds} seeds, into {run}")
+    run_study(given.study, run, given.data_dir, console)
+    return run
 
 
 if __name__ == "__main__":

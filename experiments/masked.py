@@ -26,6 +26,7 @@ from .cell import Order, chunk_length
 from .config import Config, Model, Optimizer
 from .loop import build_program, masks_given_later
 from .measures import Measures, measures_of
+from .study import read_cells, write_results
 from .train import INTERRUPTED, check_same, environment, progress_bars
 
 Show = Callable[[int, int], None]
@@ -202,17 +203,16 @@ def _joined(parts: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *each: np.concatenate([np.asarray(x) for x in each]), *parts)
 
 
-def read_result(run: pathlib.Path, cell: str) -> Result | None:
+def read_result(folder: pathlib.Path) -> Result | None:
     """The final numbers of a cell.
 
     Args:
-      run: Folder of the run.
-      cell: Its name.
+      folder: Of the cell.
 
     Returns:
       The numbers, or None while it is not finished.
     """
-    saved = records.read_json(records.cell_folder(run, cell) / "result.json")
+    saved = records.read_json(folder / "result.json")
     return None if saved is None else Result(**saved)
 
 
@@ -250,7 +250,7 @@ def run_cells(
         for cell in cells:
             folder = records.cell_folder(run, cell)
             with _alone(folder) as alone:
-                if not alone or read_result(run, cell) is not None:
+                if not alone or read_result(folder) is not None:
                     bars.advance(whole)
                     continue
                 bar = bars.add_task(cell, total=None, note="")
@@ -305,9 +305,7 @@ def main(
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2
     page = markdown(numbers)
-    records.write_json(given.results / f"{name}.json", numbers)
-    records.write_bytes(given.results / f"{name}.md", page.encode())
-    figure(numbers).savefig(given.results / f"{name}.png", dpi=160, transparent=True)
+    write_results(given.results, name, numbers, page, figure(numbers))
     console.print(page, markup=False, highlight=False, soft_wrap=True)
     return code
 
@@ -324,11 +322,8 @@ def numbers_of(run: pathlib.Path) -> dict[str, Any]:
     Raises:
       FileNotFoundError: if the folder holds no run.
     """
-    about = records.read_json(run / "run.json")
-    if about is None:
-        raise FileNotFoundError(f"{run} holds no run; name the folder of one by --out")
-    found = [read_result(run, cell) for cell in about["cells"]]
-    return {"run": about, "results": [dataclasses.asdict(r) for r in found if r is not None]}
+    about, results = read_cells(run, read_result)
+    return {"run": about, "results": [dataclasses.asdict(result) for result in results]}
 
 
 def _open_run(run: pathlib.Path, study: Training, cells: Sequence[str]) -> str:

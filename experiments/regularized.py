@@ -8,6 +8,7 @@ core; a stopped run goes on after its last finished row, with the dense network 
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import sys
@@ -22,16 +23,17 @@ import tyro
 from rich.console import Console
 
 import jaxsparse
-from jaxsparse.pruning import fixed, keep_all
+from jaxsparse.pruning import keep_all
 from jaxsparse.regularization import Regularizer, group_lasso, l1, masks_from_zeros, proximal
 
 from . import data, models, records
 from .cell import Order
 from .data import steps_per_epoch
-from .loop import Learner, build_program
+from .loop import Learner, build_program, masks_given_later
 from .plots import DENSE
 from .regularized_page import figure, markdown
-from .train import environment, progress_bars
+from .study import train_missing, write_results
+from .train import environment
 
 _NAME, _MOMENTUM, _CHUNK = "regularized", 0.9, 200
 
@@ -104,9 +106,7 @@ class Study:
         self._tuning_steps = training.tuning_epochs * per_epoch
         self._seeds = jnp.arange(training.seeds, dtype=jnp.uint32)
         rate = optax.cosine_decay_schedule(training.tuning_rate, self._tuning_steps)
-        # The masks are given later: of this method only their shapes are used.
-        any_masks = fixed(None)._replace(init=lambda key, params: keep_all(params))
-        self._tuner = self._program(_sgd(rate), any_masks)
+        self._tuner = self._program(_sgd(rate), masks_given_later())
 
     def _program(self, optimizer: Any, algorithm: jaxsparse.MaskAlgorithm) -> Any:
         features = (*self._training.widths, self._dataset.num_classes)
@@ -280,28 +280,21 @@ def main(arguments: Arguments, arms: Sequence[Arm] = ARMS) -> int:
     except (ValueError, FileNotFoundError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
         return 2
-    missing = [arm for arm in arms if arm.name not in kept]
-    done = not missing and DENSE in kept
-    where = known["environment"] if done else environment()
+    study = Study(arguments.training, dataset)
+    dense = functools.cache(lambda: study.train(None))
+
+    def dense_row() -> dict[str, Any]:
+        params, accuracy = dense()
+        return {"regularized": accuracy, "tuned": study.tune(params, jax.vmap(keep_all)(params))}
+
+    rows = {arm.name: lambda a=arm: study.row(a, dense()[0]) for arm in arms}
+    missing = {n: row for n, row in {DENSE: dense_row, **rows}.items() if n not in kept}
+    where = environment() if missing else known["environment"]
     about = {"environment": where, "training": training, "results": kept}
-    if not done:
-        with progress_bars(console) as bars:
-            bar = bars.add_task("penalties", total=len(missing) + 1, note=DENSE)
-            study = Study(arguments.training, dataset)
-            dense, accuracy = study.train(None)
-            if DENSE not in kept:
-                all_kept = jax.vmap(keep_all)(dense)
-                kept[DENSE] = {"regularized": accuracy, "tuned": study.tune(dense, all_kept)}
-            for arm in missing:
-                bars.update(bar, advance=1, note=arm.name)
-                kept[arm.name] = study.row(arm, dense)
-                records.write_json(path, about)
-            bars.advance(bar)
-    records.write_json(path, about)
+    train_missing(path, about, missing, console)
     kinds = {arm.name: arm.kind for arm in ARMS}
     page = markdown(about, kinds)
-    records.write_bytes(arguments.results / f"{_NAME}.md", page.encode())
-    figure(about, kinds).savefig(arguments.results / f"{_NAME}.png", dpi=150)
+    write_results(arguments.results, _NAME, about, page, figure(about, kinds))
     console.print(page, markup=False, soft_wrap=True)
     return 0
 

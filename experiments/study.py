@@ -5,16 +5,20 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
+import tyro
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from . import records
 from .cell import Stopped
 from .config import Config
 from .report import write_report
-from .train import INTERRUPTED, check_same, environment, open_run, train
+from .train import INTERRUPTED, check_same, environment, open_run, progress_bars, train
+
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,105 @@ def open_folder(
     about = {"preset": name, "config": plain, "cells": list(cells), "environment": environment()}
     records.write_json(run / "run.json", about)
     return run
+
+
+def read_cells(
+    run: pathlib.Path, read: Callable[[pathlib.Path], Result | None]
+) -> tuple[dict[str, Any], list[Result]]:
+    """What ``run.json`` says, and the finished cells in its order.
+
+    Args:
+      run: Folder of the run.
+      read: From a cell's folder to its numbers, or None while it is not finished.
+
+    Returns:
+      Both.
+
+    Raises:
+      FileNotFoundError: if the folder holds no run.
+    """
+    about = records.read_json(run / "run.json")
+    if about is None:
+        raise FileNotFoundError(f"{run} holds no run.json; give the folder of a run")
+    found = [read(records.cell_folder(run, cell)) for cell in about["cells"]]
+    return about, [result for result in found if result is not None]
+
+
+def command(
+    name: str,
+    arguments: type,
+    about: str | None,
+    given: Sequence[str] | None,
+    train: Callable[[Any, Console], pathlib.Path],
+    write_page: Callable[[pathlib.Path, pathlib.Path], str],
+) -> int:
+    """The command line of a study with trainings of its own: train, or go on, then write the page.
+
+    Args:
+      name: Of its module.
+      arguments: A dataclass of the flags, with ``run`` and ``results``.
+      about: What it says of itself.
+      given: The flags, without the program's name; default: those of the process.
+      train: From the arguments to the folder of a finished run.
+      write_page: From a run's folder and that of the results to the page.
+
+    Returns:
+      Exit code: 0, 2 for a study that cannot run, 130 for one stopped on request.
+    """
+    console, prog = Console(), f"python -m experiments.{name}"
+    flags = tyro.cli(arguments, prog=prog, description=about, args=given)
+    try:
+        page = write_page(flags.run or train(flags, console), flags.results)
+    except (ValueError, FileNotFoundError) as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    except (Stopped, KeyboardInterrupt):
+        console.print(f"stopped; go on with: {prog} --resume")
+        console.print("(same flags; --run FOLDER writes the page of what is there)")
+        return INTERRUPTED
+    console.print(page, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def train_missing(
+    path: pathlib.Path,
+    about: dict[str, Any],
+    missing: Mapping[str, Callable[[], Any]],
+    console: Console,
+) -> None:
+    """Train what a file of results does not have yet; each is written as soon as it is there.
+
+    Args:
+      path: The file.
+      about: What it holds; ``about["results"]`` grows.
+      missing: Name to what trains it and returns its numbers.
+      console: Where the progress goes.
+    """
+    with progress_bars(console) as bars:
+        bar = bars.add_task(path.stem, total=len(missing), note="")
+        for name, train in missing.items():
+            bars.update(bar, note=name)
+            about["results"][name] = train()
+            records.write_json(path, about)
+            bars.advance(bar)
+
+
+def write_results(
+    folder: pathlib.Path, name: str, numbers: Any, page: str, figure: Figure | None
+) -> None:
+    """Write the numbers, the page and the figure of a study.
+
+    Args:
+      folder: Where they go.
+      name: Of the files.
+      numbers: What the JSON file holds.
+      page: Markdown.
+      figure: Or None where there is nothing to draw.
+    """
+    records.write_json(folder / f"{name}.json", numbers)
+    records.write_bytes(folder / f"{name}.md", page.encode())
+    if figure is not None:
+        figure.savefig(folder / f"{name}.png", dpi=160, transparent=True)
 
 
 def difference(ours: records.Result, other: records.Result) -> tuple[float, float]:

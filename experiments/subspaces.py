@@ -28,8 +28,9 @@ from jaxsparse.algorithms.dense import dense
 from . import data, records
 from .augment import normalize
 from .models import MLP
+from .study import train_missing, write_results
 from .subspaces_page import figure, markdown
-from .train import environment, progress_bars
+from .train import environment
 
 _NAME = "subspaces"
 _INIT, _DIRECTIONS = 0x1217, 0x5B5
@@ -280,20 +281,16 @@ def main(arguments: Arguments, cells: Sequence[Cell] = CELLS) -> int:
     known = about.get("results", {})
     about = {"environment": environment(), "setting": setting, "results": {}}
     about["results"] = {cell.name: known[cell.name] for cell in cells if cell.name in known}
-    with progress_bars(console) as bars:
-        missing = [cell for cell in cells if cell.name not in known]
-        bar = bars.add_task(_NAME, total=len(missing), note="")
-        for cell in missing:
-            bars.update(bar, note=cell.name)
-            accuracy = train(cell, arguments.setting, dataset)
-            row = {"claim": cell.claim, "arm": cell.arm, "size": cell.size}
-            about["results"][cell.name] = {**row, "test_accuracy": accuracy}
-            records.write_json(path, about)
-            bars.advance(bar)
+
+    def row(cell: Cell) -> dict[str, Any]:
+        accuracy = train(cell, arguments.setting, dataset)
+        return {"claim": cell.claim, "arm": cell.arm, "size": cell.size, "test_accuracy": accuracy}
+
+    missing = {cell.name: lambda c=cell: row(c) for cell in cells if cell.name not in known}
+    train_missing(path, about, missing, console)
     done = sum(cell.name in about["results"] for cell in CELLS)
     page = markdown({**about, "finished": f"{done} of {len(CELLS)} cells."})
-    records.write_bytes(arguments.results / f"{_NAME}.md", page.encode())
-    figure(about).savefig(arguments.results / f"{_NAME}.png", dpi=150, transparent=True)
+    write_results(arguments.results, _NAME, about, page, figure(about))
     console.print(page, markup=False, soft_wrap=True)
     return 0
 

@@ -16,10 +16,8 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from .. import data, records
-from ..cell import Stopped
-from ..study import open_folder
-from ..train import INTERRUPTED
+from .. import data
+from ..study import command, open_folder, write_results
 from . import page, plot
 from .cells import Study, Trainer, cells_of, check, read_results, run_study
 
@@ -56,10 +54,7 @@ def write_page(run: pathlib.Path, folder: pathlib.Path) -> str:
     about, results = read_results(run)
     numbers = {"run": about, "results": [dataclasses.asdict(result) for result in results]}
     text = page.markdown(results, about)
-    records.write_json(folder / f"{_NAME}.json", numbers)
-    records.write_bytes(folder / f"{_NAME}.md", text.encode())
-    if results:
-        plot.figure(results).savefig(folder / f"{_NAME}.png", dpi=160, transparent=True)
+    write_results(folder, _NAME, numbers, text, plot.figure(results) if results else None)
     return text
 
 
@@ -72,32 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       Exit code: 0, 2 for a study that cannot run, 130 for one stopped on request.
     """
-    console = Console()
-    given = tyro.cli(
-        Arguments,
-        prog="python -m experiments.pruning_at_init",
-        description=__doc__,
-        args=arguments,
-    )
-    try:
-        run = given.run
-        if run is None:
-            check(given.study)
-            dataset = data.load(given.study.data, given.data_dir)
-            cells = [cell.name for cell in cells_of(given.study)]
-            run = open_folder(_RUN, given.study, cells, given.out, given.resume)
-            console.print(f"{len(cells)} cells x {given.study.seeds} seeds, into {run}")
-            run_study(given.study, Trainer(given.study, dataset), run, console)
-        text = write_page(run, given.results)
-    except (ValueError, FileNotFoundError) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    except (Stopped, KeyboardInterrupt):
-        console.print("stopped; go on with: python -m experiments.pruning_at_init --resume")
-        console.print("(same flags; --run FOLDER writes the page of what is there)")
-        return INTERRUPTED
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-    return 0
+    return command(_NAME, Arguments, __doc__, arguments, _train, write_page)
+
+
+def _train(given: Arguments, console: Console) -> pathlib.Path:
+    check(given.study)
+    dataset = data.load(given.study.data, given.data_dir)
+    cells = [cell.name for cell in cells_of(given.study)]
+    run = open_folder(_RUN, given.study, cells, given.out, given.resume)
+    console.print(f"{len(cells)} cells x {given.study.seeds} seeds, into {run}")
+    run_study(given.study, Trainer(given.study, dataset), run, console)
+    return run
 
 
 if __name__ == "__main__":

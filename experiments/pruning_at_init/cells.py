@@ -23,6 +23,7 @@ from ..config import Config, Optimizer
 from ..data import steps_per_epoch
 from ..loop import build_program, masks_given_later
 from ..measures import Measures, measures_of
+from ..study import read_cells
 from ..train import Signals, progress_bars
 
 _RANDOM_STREAM = 0x5A1E
@@ -317,14 +318,12 @@ def read_results(run: pathlib.Path) -> tuple[dict[str, Any], list[Result]]:
     Raises:
       FileNotFoundError: if the folder holds no run.
     """
-    about = records.read_json(run / "run.json")
-    if about is None:
-        raise FileNotFoundError(f"{run} holds no run.json; give the folder of a run")
-    return about, [
-        Result(**saved)
-        for cell in about["cells"]
-        if (saved := records.read_json(_path(run, cell))) is not None
-    ]
+    return read_cells(run, _read)
+
+
+def _read(folder: pathlib.Path) -> Result | None:
+    saved = records.read_json(folder / "result.json")
+    return None if saved is None else Result(**saved)
 
 
 def _path(run: pathlib.Path, cell: str) -> pathlib.Path:
