@@ -4,7 +4,7 @@ Two claims, on MNIST with a 784-200-200-10 perceptron, 3 seeds: in a random subs
 dimensions it reaches 90 % of the accuracy of training all 199,210 (Li et al., 2018, table 1:
 ``d_int90`` is 750); and where so few weights are kept that a random sparse network fails, it trains
 once a fixed DCT lies below them (Price and Tanner, 2021). Results go to ``experiments/results/``.
-About 20 minutes on one CPU core; a stopped run goes on where it stopped.
+About 20 minutes on one idle CPU core (estimated); a stopped run goes on where it stopped.
 """
 
 import dataclasses
@@ -141,6 +141,11 @@ DENSITIES = (0.001, 0.003, 0.01)
 CELLS = (
     Cell("baseline", "all weights", 1, _whole, _all, "weight_rate"),
     *(
+        Cell("intrinsic", projection, d, _random(projection, d), _all, "subspace_rate")
+        for projection, dimensions in DIMENSIONS.items()
+        for d in dimensions
+    ),
+    *(
         Cell("extreme", arm, density, subspace, method(density), "sparse_rate")
         for density in DENSITIES
         for arm, subspace, method in (
@@ -150,11 +155,6 @@ CELLS = (
         )
     ),
     Cell("extreme", "DCT alone", 0, _dct, _all, "sparse_rate"),
-    *(
-        Cell("intrinsic", projection, d, _random(projection, d), _all, "subspace_rate")
-        for projection, dimensions in DIMENSIONS.items()
-        for d in dimensions
-    ),
 )
 
 
@@ -290,7 +290,8 @@ def main(arguments: Arguments, cells: Sequence[Cell] = CELLS) -> int:
             about["results"][cell.name] = {**row, "test_accuracy": accuracy}
             records.write_json(path, about)
             bars.advance(bar)
-    page = markdown(about)
+    done = sum(cell.name in about["results"] for cell in CELLS)
+    page = markdown({**about, "finished": f"{done} of {len(CELLS)} cells."})
     records.write_bytes(arguments.results / f"{_NAME}.md", page.encode())
     figure(about).savefig(arguments.results / f"{_NAME}.png", dpi=150, transparent=True)
     console.print(page, markup=False, soft_wrap=True)

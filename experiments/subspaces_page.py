@@ -91,7 +91,7 @@ def markdown(about: dict[str, Any]) -> str:
 {setting["epochs"]} epochs in batches of {setting["batch_size"]}, Adam with a cosine to 0 from
 {adam};
 {setting["seeds"]} seeds, test accuracy (%) after the last step, mean ± standard deviation. All
-weights: {percent_text(baseline)}.
+weights: {percent_text(baseline)}. {about["finished"]}
 
 ![Accuracy against dimensions and against density](subspaces.png)
 
@@ -195,5 +195,6 @@ def figure(about: dict[str, Any]) -> Figure:
         if claim == "extreme":
             axes.set_xscale("log")
         dress(axes, title)
-        axes.legend(frameon=False, labelcolor=INK, fontsize=8, loc="lower right")
+        if arms or baseline:
+            axes.legend(frameon=False, labelcolor=INK, fontsize=8, loc="lower right")
     return drawing

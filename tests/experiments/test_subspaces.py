@@ -12,6 +12,8 @@ pytest.importorskip("tyro", reason="the experiments extra is not installed")
 
 from experiments import data, records, subspaces, subspaces_page
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = subspaces.Setting(data="digits", widths=(16,), epochs=4, batch_size=64, seeds=2)
 CELLS = {cell.name: cell for cell in subspaces.CELLS}
 
@@ -88,6 +90,7 @@ def page_of(intrinsic: dict[int, float], dct: float) -> str:
         {
             "environment": dict.fromkeys(environment, "x"),
             "setting": dataclasses.asdict(TINY),
+            "finished": "5 of 20 cells.",
             "results": {f"{r['claim']}: {r['arm']}, {r['size']:g}": r for r in rows},
         }
     )
