@@ -266,11 +266,11 @@ class Structure(NamedTuple):
     local: bool = False
 
 
-def evaluate(value: ScalarOrSchedule, step: Any) -> jax.Array:
+def evaluate(value: ScalarOrSchedule | Array, step: Any) -> jax.Array:
     """The value of a scalar or a schedule at a step.
 
     Args:
-      value: A number, or ``step -> number``.
+      value: A number, also a traced one, or ``step -> number``.
       step: int32 step or a Python int.
 
     Returns:

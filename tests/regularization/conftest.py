@@ -1,0 +1,8 @@
+"""Programs here are for a few weights: compiling them is what costs."""
+
+import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly(quick_compilation: None) -> None:
+    """In all files."""
