@@ -1,0 +1,419 @@
+"""Do penalties find better zeros than sizes do? ``python -m experiments.regularized``.
+
+LeNet-300-100 on MNIST is trained with a proximal step of L1 or of group lasso, then fine-tuned
+under the masks of its exact zeros, without the penalty. Controls have as many weights (or, in each
+layer, as many inputs and units): those of the dense network that are largest, fine-tuned alike.
+Three seeds; page, numbers and figure go to ``experiments/results/``. About ten minutes on one CPU
+core; a stopped run goes on after its last finished row, with the dense network trained anew.
+"""
+
+import dataclasses
+import math
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from matplotlib.figure import Figure
+from rich.console import Console
+
+import jaxsparse
+from jaxsparse.pruning import fixed, keep_all
+from jaxsparse.regularization import Regularizer, group_lasso, l1, masks_from_zeros, proximal
+
+from . import data, models, records
+from .cell import Order
+from .data import steps_per_epoch
+from .loop import Learner, build_program
+from .plots import INK, panel, styles
+from .tables import aligned_markdown, percent_text
+from .train import environment, progress_bars
+
+_NAME, _MOMENTUM, _CHUNK = "regularized", 0.9, 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What every row of the table is trained with."""
+
+    data: str = "mnist"
+    """Data set."""
+    widths: tuple[int, ...] = (300, 100)
+    """Units of each hidden layer."""
+    seeds: int = 3
+    """Number of seeds, all in one compiled program: 0, 1, 2, ..."""
+    batch_size: int = 100
+    """Examples a step."""
+    epochs: int = 2
+    """Passes over the training set with the penalty (the dense network: without)."""
+    tuning_epochs: int = 1
+    """Passes under fixed masks, without it."""
+    learning_rate: float = 0.05
+    """Of Nesterov's SGD with momentum 0.9, cosine to 0."""
+    tuning_rate: float = 0.02
+    """The same, of the fine-tuning."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A penalty: of single weights, or of the groups named."""
+
+    groups: tuple[str, ...]
+    strength: float
+
+    @property
+    def kind(self) -> str:
+        """What is penalized."""
+        return "group lasso, " + " and ".join(self.groups) if self.groups else "L1"
+
+    @property
+    def name(self) -> str:
+        """Of the row."""
+        return f"{self.kind}, {self.strength:g}"
+
+    def regularizer(self) -> Regularizer:
+        """The penalty."""
+        return group_lasso(self.strength, self.groups) if self.groups else l1(self.strength)
+
+
+ARMS = (
+    Arm((), 3e-4),
+    Arm((), 1e-3),
+    Arm(("channels",), 4e-4),
+    Arm(("channels",), 8e-4),
+    Arm(("filters", "channels"), 1.5e-4),
+    Arm(("filters", "channels"), 3e-4),
+)
+DENSE = "dense"
+
+
+def _sgd(rate: Any) -> Any:
+    return optax.sgd(rate, momentum=_MOMENTUM, nesterov=True)
+
+
+class Study:
+    """Trainings of one configuration: with a penalty, and under masks."""
+
+    def __init__(self, training: Training, dataset: data.Dataset) -> None:
+        """Compile nothing yet."""
+        self._training, self._dataset = training, dataset
+        self._examples = len(dataset.train_images)
+        per_epoch = steps_per_epoch(self._examples, training.batch_size)
+        self._steps = training.epochs * per_epoch
+        self._tuning_steps = training.tuning_epochs * per_epoch
+        self._seeds = jnp.arange(training.seeds, dtype=jnp.uint32)
+        rate = optax.cosine_decay_schedule(training.tuning_rate, self._tuning_steps)
+        # The masks are given later: of this method only their shapes are used.
+        any_masks = fixed(None)._replace(init=lambda key, params: keep_all(params))
+        self._tuner = self._program(_sgd(rate), any_masks)
+
+    def _program(self, optimizer: Any, algorithm: jaxsparse.MaskAlgorithm) -> Any:
+        features = (*self._training.widths, self._dataset.num_classes)
+        model, seeds = models.MLP(features=features), self._training.seeds
+        return build_program(model, self._dataset, optimizer, algorithm, seeds, False)
+
+    def _run(self, program: Any, learner: Learner, first: int, steps: int) -> Learner:
+        order = Order(self._training.seeds, self._examples, self._training.batch_size)
+        chunk = math.gcd(_CHUNK, steps)
+        for step in range(first, first + steps, chunk):
+            learner, _ = program.run(learner, order.steps(step, step + chunk))
+        return learner
+
+    def train(self, arm: Arm | None) -> tuple[Any, list[float]]:
+        """Train with a penalty, or the dense network.
+
+        Args:
+          arm: The penalty; ``None``: none.
+
+        Returns:
+          Weights on the host, with a seed axis, and the test accuracy of each seed.
+        """
+        rate = optax.cosine_decay_schedule(self._training.learning_rate, self._steps)
+        optimizer = _sgd(rate)
+        if arm is not None:
+            # What a constant gradient moves the weights by, momentum included.
+            reach = lambda step: rate(step) / (1 - _MOMENTUM)
+            optimizer = proximal(optimizer, arm.regularizer(), learning_rate=reach)
+        program = self._program(optimizer, jaxsparse.dense())
+        learner = self._run(program, program.init(self._seeds), 0, self._steps)
+        return jax.device_get(learner.params), _floats(program.evaluate(learner)[1])
+
+    def tune(self, params: Any, masks: Any) -> list[float]:
+        """Fine-tune under masks.
+
+        Args:
+          params: Weights with a seed axis.
+          masks: Their masks.
+
+        Returns:
+          Test accuracy at the end, an entry a seed.
+        """
+        learner = self._tuner.start(self._seeds, params, {}, masks)
+        learner = self._run(self._tuner, learner, self._steps, self._tuning_steps)
+        return _floats(self._tuner.evaluate(learner)[1])
+
+    def row(self, arm: Arm, dense: Any) -> dict[str, Any]:
+        """Everything about one penalty.
+
+        Args:
+          arm: The penalty.
+          dense: Weights of the dense network.
+
+        Returns:
+          What the page needs of it.
+        """
+        params, accuracy = self.train(arm)
+        masks = jax.vmap(masks_from_zeros)(params)
+        found = {
+            "kept": [int(n) for n in _kept(masks)],
+            "weights": sum(mask[0].size for mask in jax.tree.leaves(masks)),
+            "units": alive(masks),
+            "regularized": accuracy,
+            "tuned": self.tune(params, masks),
+            "magnitude": self.tune(dense, largest_weights(dense, masks)),
+        }
+        if arm.groups:
+            found["norm"] = self.tune(dense, largest_groups(dense, masks, arm.groups))
+        return found
+
+
+def _floats(values: Any) -> list[float]:
+    return np.asarray(values, np.float64).tolist()
+
+
+def _kept(masks: Any) -> Any:
+    """Weights kept, an entry a seed."""
+    return sum(np.asarray(mask).sum(axis=(1, 2)) for mask in jax.tree.leaves(masks))
+
+
+def largest_weights(params: Any, masks: Any) -> Any:
+    """Masks of as many weights, over all layers: the largest.
+
+    Args:
+      params: Weights with a seed axis.
+      masks: Masks likewise.
+
+    Returns:
+      Like ``masks``, with the same count for each seed.
+    """
+    dense = lambda node: isinstance(node, optax.MaskedNode)
+    size = lambda mask, weight: mask if dense(mask) else jnp.abs(weight)
+    sizes = jax.tree.map(size, masks, params, is_leaf=dense)
+    choose = lambda scores, count: jaxsparse.tree_top_k_masks(scores, count)
+    return jax.vmap(choose)(sizes, jnp.asarray(_kept(masks), jnp.int32))
+
+
+def largest_groups(params: Any, masks: Any, groups: Sequence[str]) -> Any:
+    """Masks of as many groups in each layer: those of the largest norm.
+
+    Args:
+      params: Weights with a seed axis.
+      masks: Masks likewise; those of groups.
+      groups: "channels" (rows), "filters" (columns), or both.
+
+    Returns:
+      Like ``masks``, with the same counts of rows and columns.
+    """
+
+    def one(weight: Any, mask: Any) -> Any:
+        kept = jnp.ones_like(mask)
+        for group in groups:
+            axis = 1 if group == "channels" else 0
+            norms = jnp.linalg.norm(weight, axis=axis, keepdims=True)
+            count = jnp.sum(jnp.any(mask, axis=axis), dtype=jnp.int32)
+            kept &= jaxsparse.top_k_mask(norms, count)
+        return kept
+
+    dense = lambda node: isinstance(node, optax.MaskedNode)
+    each = lambda mask, weight: mask if dense(mask) else jax.vmap(one)(weight, mask)
+    return jax.tree.map(each, masks, params, is_leaf=dense)
+
+
+def alive(masks: Any) -> list[list[int]]:
+    """Inputs that are read, and units that are fed and read, layer by layer.
+
+    Args:
+      masks: Those of a network of dense layers in order, with a seed axis.
+
+    Returns:
+      A list a seed: inputs, then units of each hidden layer.
+    """
+    layers = [np.asarray(mask) for mask in jax.tree.leaves(masks)]
+    read = [layer.any(axis=2) for layer in layers]
+    fed = [np.ones_like(read[0]), *(layer.any(axis=1) for layer in layers[:-1])]
+    counts = [(a & b).sum(axis=1) for a, b in zip(read, fed, strict=True)]
+    return np.stack(counts, axis=1).tolist()
+
+
+def markdown(about: dict[str, Any]) -> str:
+    """The page.
+
+    Args:
+      about: What the JSON file holds.
+
+    Returns:
+      Markdown.
+    """
+    training, results, environment = about["training"], about["results"], about["environment"]
+    dense, rows = results.get(DENSE), []
+    named = {arm.name: arm for arm in ARMS}
+    if dense:
+        rows.append(["dense", "100", "all", *map(percent_text, dense.values()), "", ""])
+    for name, row in results.items():
+        if name in named:
+            density = np.array(row["kept"]) / row["weights"]
+            units = "-".join(f"{n:.0f}" for n in np.mean(row["units"], axis=0))
+            four = ("regularized", "tuned", "magnitude", "norm")
+            cells = [percent_text(row[key]) if key in row else "" for key in four]
+            rows.append([name, f"{100 * density.mean():.1f}", units, *cells])
+    heads = ["penalty, strength", "weights kept (%)", "inputs and units", "with the penalty (%)"]
+    heads += ["fine-tuned (%)", "largest weights (%)", "largest groups (%)"]
+    return f"""# Regularized, pruned, fine-tuned
+
+`python -m experiments.regularized`: LeNet-{"-".join(map(str, training["widths"]))} on
+{training["data"]}, {training["epochs"]} epochs with a proximal step, then
+{training["tuning_epochs"]} under the masks of its exact zeros without the penalty; SGD with
+Nesterov momentum {_MOMENTUM}, batches of {training["batch_size"]}, learning rates
+{training["learning_rate"]:g} and {training["tuning_rate"]:g}, cosine to 0, no weight decay;
+{training["seeds"]} seeds, test accuracy at the last step, mean ± standard deviation. Group lasso
+weighs groups by the root of their size; "channels" are the weights out of an input or a unit,
+"filters" those into a unit. Trained: {len(rows)} of {len(ARMS) + 1} rows.
+
+{aligned_markdown(heads, rows)}
+"Largest weights": as many weights of the dense network, over all layers, by size, fine-tuned alike.
+"Largest groups": as many inputs and units in each layer, by norm. Units count that are fed and
+read; one that is not fed still adds its bias. {_said(results, named)}
+
+No strength was tuned for accuracy, and all trainings are short: with more epochs zeros become more
+at the same strength.
+
+![accuracy](regularized.png)
+
+{environment["hardware"]}; Python {environment["python"]}, jax {environment["jax"]}, flax
+{environment["flax"]}, optax {environment["optax"]}; commit {environment["commit"]},
+{environment["date"]}.
+"""
+
+
+def _said(results: dict[str, Any], named: dict[str, Arm]) -> str:
+    """How the penalties end against their controls, seed by seed."""
+    parts = []
+    for key, label in (("magnitude", "largest weights"), ("norm", "largest groups")):
+        gaps = {
+            name: 100 * (np.array(row["tuned"]) - np.array(row[key]))
+            for name, row in results.items()
+            if name in named and key in row
+        }
+        if gaps:
+            each = "; ".join(f"{name}: {gap.mean():+.2f}" for name, gap in gaps.items())
+            parts.append(f"Fine-tuned minus {label}, mean over seeds, in points: {each}.")
+    return "\n".join(parts)
+
+
+def figure(about: dict[str, Any]) -> Figure:
+    """Accuracy after fine-tuning against the weights kept.
+
+    Args:
+      about: What the JSON file holds.
+
+    Returns:
+      The figure.
+    """
+    drawing, axes = panel("test accuracy after fine-tuning (%)", (6.4, 4.0))
+    results, lines = about["results"], {}
+    for arm in ARMS:
+        row = results.get(arm.name)
+        if row:
+            x = 100 * float(np.mean(row["kept"])) / row["weights"]
+            lines.setdefault(arm.kind, []).append((x, row["tuned"]))
+            lines.setdefault("largest weights", []).append((x, row["magnitude"]))
+            if "norm" in row:
+                lines.setdefault("largest groups", []).append((x, row["norm"]))
+    look = styles(sorted(lines))
+    for label, points in sorted(lines.items()):
+        points.sort()
+        axes.errorbar(
+            [x for x, _ in points],
+            [100 * np.mean(y) for _, y in points],
+            yerr=[100 * np.std(y, ddof=1) if len(y) > 1 else 0 for _, y in points],
+            color=look[label].color,
+            marker=look[label].marker,
+            linestyle=look[label].line if "lasso" in label or label == "L1" else "none",
+            capsize=2.5,
+            label=label,
+        )
+    if DENSE in results:
+        mean = 100 * float(np.mean(results[DENSE]["tuned"]))
+        axes.axhline(mean, color=INK, linewidth=1.2, label="dense")
+    axes.set_xscale("log")
+    axes.set_xlabel("weights kept (%)")
+    drawing.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK, fontsize=9)
+    return drawing
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Train what is missing, then write the page."""
+
+    training: Training = Training()
+    data_dir: pathlib.Path | None = None
+    """TFDS data directory; default: the variable JAXSPARSE_DATA_DIR, else the user's cache."""
+    anew: bool = False
+    """Train everything, also what is there."""
+    results: pathlib.Path = pathlib.Path(__file__).parent / "results"
+    """Folder that the page, the numbers and the figure are written to."""
+
+
+def main(arguments: Arguments, arms: Sequence[Arm] = ARMS) -> int:
+    """Train and write the results, after each row.
+
+    Args:
+      arguments: The command line.
+      arms: The penalties.
+
+    Returns:
+      Exit code: 0, or 2 where the data is missing.
+    """
+    console, path = Console(), arguments.results / f"{_NAME}.json"
+    training = dataclasses.asdict(arguments.training)
+    known: dict[str, Any] = {} if arguments.anew else records.read_json(path) or {}
+    same = known.get("training") == {**training, "widths": list(training["widths"])}
+    names = {DENSE, *(arm.name for arm in ARMS)}
+    kept = {n: r for n, r in known.get("results", {}).items() if n in names} if same else {}
+    try:
+        dataset = data.load(arguments.training.data, arguments.data_dir)
+    except (ValueError, FileNotFoundError) as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
+        return 2
+    missing = [arm for arm in arms if arm.name not in kept]
+    done = not missing and DENSE in kept
+    where = known["environment"] if done else environment()
+    about = {"environment": where, "training": training, "results": kept}
+    if not done:
+        with progress_bars(console) as bars:
+            bar = bars.add_task("penalties", total=len(missing) + 1, note=DENSE)
+            study = Study(arguments.training, dataset)
+            dense, accuracy = study.train(None)
+            if DENSE not in kept:
+                all_kept = jax.vmap(keep_all)(dense)
+                kept[DENSE] = {"regularized": accuracy, "tuned": study.tune(dense, all_kept)}
+            for arm in missing:
+                bars.update(bar, advance=1, note=arm.name)
+                kept[arm.name] = study.row(arm, dense)
+                records.write_json(path, about)
+            bars.advance(bar)
+    records.write_json(path, about)
+    page = markdown(about)
+    records.write_bytes(arguments.results / f"{_NAME}.md", page.encode())
+    figure(about).savefig(arguments.results / f"{_NAME}.png", dpi=150)
+    console.print(page, markup=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Arguments, description=__doc__)))
