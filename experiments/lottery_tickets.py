@@ -9,7 +9,6 @@ accuracy above dense, at 21 and 13.5 % of the weights. Ctrl-C and kill lose noth
 """
 
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -21,8 +20,9 @@ from rich.console import Console
 from . import data, lottery_page, lottery_plot, records, rounds
 from .cell import Stopped
 from .rounds import Task, Trainer
+from .study import open_folder
 from .tickets import Study, check, run_procedures, tasks_of
-from .train import INTERRUPTED, Signals, check_same, environment, progress_bars
+from .train import INTERRUPTED, Signals, progress_bars
 
 _NAME = "lottery-tickets"
 
@@ -58,20 +58,8 @@ def open_run(study: Study, out: pathlib.Path | None, resume: bool) -> pathlib.Pa
     Raises:
       ValueError: if there is nothing to resume, the run is of another study, or there is one.
     """
-    run = out or pathlib.Path("runs") / _NAME
-    about = records.read_json(run / "run.json")
-    config = json.loads(json.dumps(dataclasses.asdict(study)))
-    if resume:
-        if about is None:
-            raise ValueError(f"{run} holds no run to resume; leave out --resume to start one")
-        check_same(run, about["config"], config)
-        return run
-    if about is not None:
-        raise ValueError(f"{run} holds a run; add --resume to go on with it, or name another --out")
     cells = [task.name for task in tasks_of(study)]
-    about = {"preset": _NAME, "config": config, "cells": cells, "environment": environment()}
-    records.write_json(run / "run.json", about)
-    return run
+    return open_folder(_NAME, study, cells, out, resume)
 
 
 def read_results(run: pathlib.Path) -> tuple[dict[str, Any], list[rounds.Result]]:

@@ -22,6 +22,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
+from jaxsparse.base import MaskAlgorithm
 from jaxsparse.pruning import fixed, keep_all
 
 from . import models, records
@@ -132,6 +133,15 @@ def check(training: Training) -> None:
         )
 
 
+def under_given_masks() -> MaskAlgorithm:
+    """The method of a program whose masks are given to its ``start``, one training after another.
+
+    Returns:
+      A ``MaskAlgorithm`` that keeps all weights until then; only the shapes of its masks count.
+    """
+    return fixed(None)._replace(init=lambda key, params: keep_all(params))
+
+
 class Trainer:
     """The compiled program of one data set, and the trainings done by it."""
 
@@ -149,9 +159,8 @@ class Trainer:
             kernel_init=nn.initializers.glorot_normal(),
         )
         optimizer = optax.adam(training.learning_rate)
-        # What is trained later is given: of this method only the shapes of the masks are used.
-        dense = fixed(None)._replace(init=lambda key, params: keep_all(params))
-        self._program = build_program(model, rest, optimizer, dense, training.seeds, False)
+        method = under_given_masks()
+        self._program = build_program(model, rest, optimizer, method, training.seeds, False)
         self._order = Order(training.seeds, examples, training.batch_size)
         per_epoch = steps_per_epoch(examples, training.batch_size)
         self._apart = math.ceil(training.iterations / per_epoch) * per_epoch

@@ -1,10 +1,11 @@
 """A study: a run of many cells, its page, its numbers and its figure among the results."""
 
 import dataclasses
+import json
 import math
 import pathlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from . import records
 from .cell import Stopped
 from .config import Config
 from .report import write_report
-from .train import INTERRUPTED, open_run, train
+from .train import INTERRUPTED, check_same, environment, open_run, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,39 @@ class Arguments:
     """With --run: write the page of the cells that are finished, and say how many they are."""
     results: pathlib.Path = pathlib.Path(__file__).parent / "results"
     """Folder that the table, the numbers and the figure are written to."""
+
+
+def open_folder(
+    name: str, config: Any, cells: Sequence[str], out: pathlib.Path | None, resume: bool
+) -> pathlib.Path:
+    """The folder of a study with trainings of its own: a new one, or the one to go on with.
+
+    Args:
+      name: Of the study.
+      config: A dataclass: all that the numbers depend on.
+      cells: Names of what is to be finished.
+      out: The folder; default ``runs/NAME``.
+      resume: Go on with what is there?
+
+    Returns:
+      The folder, with ``run.json`` in it.
+
+    Raises:
+      ValueError: if there is nothing to resume, the run is of another study, or there is one.
+    """
+    run = out or pathlib.Path("runs") / name
+    about = records.read_json(run / "run.json")
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    if resume:
+        if about is None:
+            raise ValueError(f"{run} holds no run to resume; leave out --resume to start one")
+        check_same(run, about["config"], plain)
+        return run
+    if about is not None:
+        raise ValueError(f"{run} holds a run; add --resume to go on with it, or name another --out")
+    about = {"preset": name, "config": plain, "cells": list(cells), "environment": environment()}
+    records.write_json(run / "run.json", about)
+    return run
 
 
 def difference(ours: records.Result, other: records.Result) -> tuple[float, float]:

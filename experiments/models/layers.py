@@ -1,5 +1,7 @@
 """What the convolutional networks share."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,10 +18,14 @@ def conv(
     *,
     padding: str | int = "SAME",
     groups: int = 1,
+    products: bool = False,
     dtype: DTypeLike = jnp.float32,
     name: str | None = None,
 ) -> nn.Conv:
-    """A square convolution without bias, as precedes batch normalization."""
+    """A square convolution without bias, as precedes batch normalization.
+
+    With ``products`` (stride 1, a number for padding, one group) it is a product of matrices.
+    """
     return nn.Conv(
         features,
         (size, size),
@@ -29,9 +35,37 @@ def conv(
         feature_group_count=groups,
         use_bias=False,
         kernel_init=he_fan_out,
+        conv_general_dilated=_by_products if products else None,
         dtype=dtype,
         name=name,
     )
+
+
+def _by_products(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
+) -> jax.Array:
+    """A convolution of stride 1 as one product of matrices.
+
+    Within a compiled loop, or with a kernel for each seed, XLA convolves about ten times slower on
+    a CPU.
+    """
+    del strides, options
+    height, width, inputs, features = kernel.shape
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    shape = (x.shape[0], x.shape[1] - height + 1, x.shape[2] - width + 1)
+    windows = [
+        x[:, i : i + shape[1], j : j + shape[2]] for i in range(height) for j in range(width)
+    ]
+    rows = jnp.concatenate(windows, axis=-1).reshape(-1, height * width * inputs)
+    return (rows @ kernel.reshape(-1, features)).reshape(*shape, features)
+
+
+def halve(x: jax.Array) -> jax.Array:
+    """Max pooling of 2x2 squares; an odd last row or column is left out."""
+    n, height, width, features = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    # As a reduction: the gradient of `nn.max_pool` takes XLA more time on a CPU than convolutions.
+    return x.reshape(n, height // 2, 2, width // 2, 2, features).max((2, 4))
 
 
 def batch_norm(

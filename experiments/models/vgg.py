@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from .layers import batch_norm, conv, logits
+from .layers import batch_norm, conv, halve, logits
 
 _BLOCKS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
@@ -22,12 +22,17 @@ class VGG(nn.Module):
       depth: 11, 13, 16 or 19: layers with weights when ``hidden`` has two of them.
       classes: Number of classes.
       hidden: Widths of the fully connected layers before the last.
+      widths: Channels of the convolutions of each block, before it is pooled; in place of
+        ``depth``, for a smaller network of the kind.
+      products: Convolve by products of matrices, for loops on a CPU.
       dtype: Of the computation.
     """
 
     depth: int = 19
     classes: int = 10
     hidden: Sequence[int] = ()
+    widths: Sequence[Sequence[int]] = ()
+    products: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -35,12 +40,17 @@ class VGG(nn.Module):
         """Logits of a batch of NHWC images."""
         if self.depth not in _BLOCKS:
             raise ValueError(f"depth must be one of {sorted(_BLOCKS)}, got {self.depth}")
-        for block, convs in enumerate(_BLOCKS[self.depth], 1):
-            for i in range(1, convs + 1):
-                features = min(32 << block, 512)
-                x = conv(features, 3, padding=1, dtype=self.dtype, name=f"conv{block}_{i}")(x)
-                x = nn.relu(batch_norm(train, dtype=self.dtype, name=f"bn{block}_{i}")(x))
-            x = nn.max_pool(x, (2, 2), (2, 2))
+        blocks = self.widths or [
+            [min(32 << block, 512)] * convs for block, convs in enumerate(_BLOCKS[self.depth], 1)
+        ]
+        for block, widths in enumerate(blocks, 1):
+            for i, features in enumerate(widths, 1):
+                name, dtype = f"{block}_{i}", self.dtype
+                convolve = conv(
+                    features, 3, padding=1, products=self.products, dtype=dtype, name=f"conv{name}"
+                )
+                x = nn.relu(batch_norm(train, dtype=dtype, name=f"bn{name}")(convolve(x)))
+            x = halve(x)
         x = x.reshape(x.shape[0], -1)
         for i, features in enumerate(self.hidden, 1):
             x = nn.relu(nn.Dense(features, dtype=self.dtype, name=f"fc{i}")(x))
