@@ -1,42 +1,32 @@
-"""Pruning at initialization on Fashion-MNIST: ``python -m experiments.pruning_at_init``.
-
-Claim (Tanaka et al., 2020): SynFlow never empties a layer, whatever the compression, and ends above
-all others where they do; random and magnitude pruning fall to chance by 10^3; of SynFlow's rounds
-one does not do. A small VGG, six saliencies, compressions from 10^0.5 to 10^3, and masks alone at
-the highest compression that leaves a weight a layer. About 40 minutes on one CPU core; a stopped
-run goes on with ``--resume``, and loses no finished cell.
-"""
+"""What is pruned and trained: the study, its cells, and their numbers."""
 
 import dataclasses
 import math
 import pathlib
-import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 
 from jaxsparse import saliency, scores, sparse_paths
 from jaxsparse.pruning import keep_all
 
-from . import data, models, records
-from .build import build_optimizer
-from .cell import Stopped, Stretches
-from .config import Config, Optimizer
-from .data import steps_per_epoch
-from .loop import build_program
-from .measures import Measures, measures_of
-from .rounds import under_given_masks
-from .study import open_folder
-from .train import INTERRUPTED, Signals, progress_bars
+from .. import data, models, records
+from ..build import build_optimizer
+from ..cell import Stopped, Stretches
+from ..config import Config, Optimizer
+from ..data import steps_per_epoch
+from ..loop import build_program
+from ..measures import Measures, measures_of
+from ..rounds import under_given_masks
+from ..train import Signals, progress_bars
 
-_NAME = "pruning-at-init"
 _RANDOM_STREAM = 0x5A1E
+_EVALUATION_BATCH = 125
 METHODS = ("random", "magnitude", "snip", "grasp", "force", "synflow")
 ONCE = "synflow_once"
 """SynFlow in a single round; its masks are not trained."""
@@ -54,7 +44,7 @@ class Study:
     """Compressions (weights / weights kept), as powers of ten."""
     seeds: int = 3
     """Number of seeds: first weights, batches and random masks 0, 1, 2, ..."""
-    steps: int = 400
+    steps: int = 360
     """Steps of each training."""
     batch_size: int = 64
     """Examples a step."""
@@ -63,7 +53,7 @@ class Study:
     """Rounds of SynFlow (the paper's)."""
     force_rounds: int = 60
     """Rounds of FORCE (its authors')."""
-    chunk_steps: int = 100
+    chunk_steps: int = 120
     """Steps in one compiled call at most; a stop is noticed between calls."""
 
 
@@ -213,6 +203,12 @@ class Trainer:
         """
         model = models.VGG(classes=dataset.num_classes, widths=study.widths, products=True)
         self._study, self._examples = study, len(dataset.train_images)
+        # In parts of one size, small enough for the windows of an image to stay in a CPU's cache.
+        size = math.gcd(len(dataset.test_images), _EVALUATION_BATCH)
+        self._test = [
+            (dataset.test_images[i : i + size], dataset.test_labels[i : i + size])
+            for i in range(0, len(dataset.test_images), size)
+        ]
         self._config = Config(
             seeds=study.seeds, batch_size=study.batch_size, optimizer=study.optimizer
         )
@@ -298,8 +294,10 @@ class Trainer:
             training.run(chunk)
             done += chunk
             progress(done)
-        loss, accuracy = self._program.evaluate(training.learner)
-        return np.asarray(accuracy, float).tolist(), np.asarray(loss, float).tolist()
+        loss, accuracy = np.mean(
+            [self._program.evaluate(training.learner, *part) for part in self._test], axis=0
+        ).tolist()
+        return accuracy, loss
 
 
 def read_results(run: pathlib.Path) -> tuple[dict[str, Any], list[Result]]:
@@ -374,52 +372,3 @@ def line(result: Result) -> str:
         f"{result.cell:18} {kept:7,} kept  empty layer in {sum(result.collapsed)} seeds  "
         f"accuracy {accuracies or '-'}  ({result.seconds:.0f} s)"
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """Prune and train, or go on, then write the page."""
-
-    study: tyro.conf.OmitArgPrefixes[Study] = dataclasses.field(default_factory=Study)
-    out: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder of the run; default: runs/pruning-at-init."""
-    resume: bool = False
-    """Go on with the run where it stopped, with the same flags."""
-    data_dir: pathlib.Path | None = None
-    """TFDS data directory; default: the variable JAXSPARSE_DATA_DIR, else the user's cache."""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line.
-
-    Args:
-      arguments: Without the program's name; default: those of the process.
-
-    Returns:
-      Exit code: 0, 2 for a study that cannot run, 130 for one stopped on request.
-    """
-    console = Console()
-    given = tyro.cli(
-        Arguments,
-        prog="python -m experiments.pruning_at_init",
-        description=__doc__,
-        args=arguments,
-    )
-    try:
-        check(given.study)
-        dataset = data.load(given.study.data, given.data_dir)
-        cells = [cell.name for cell in cells_of(given.study)]
-        run = open_folder(_NAME, given.study, cells, given.out, given.resume)
-        console.print(f"{len(cells)} cells x {given.study.seeds} seeds, into {run}")
-        run_study(given.study, Trainer(given.study, dataset), run, console)
-    except (ValueError, FileNotFoundError) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    except (Stopped, KeyboardInterrupt):
-        console.print("stopped; go on with: python -m experiments.pruning_at_init --resume")
-        return INTERRUPTED
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Pruning at initialization: SNIP, GraSP, FORCE and SynFlow beside random and magnitude."""
