@@ -12,8 +12,10 @@ from .tables import aligned_markdown
 
 # Accuracies closer than this count as the same, in percentage points.
 MARGIN = 0.3
+NOT_RUN = "not run"
+HEADS = ("claim", "what", "published", "measured", "holds")
 
-Find = Callable[[str, float], Result]
+Find = Callable[[str, float], Any]
 """``(arm, weights kept in percent) -> result``; a KeyError where there is none."""
 
 
@@ -219,6 +221,25 @@ def finder(results: Sequence[Result], data: str) -> Find:
     return lambda arm, density: table[arm, f"{density:.1f}"]
 
 
+def row_of(claim: Claim, find: Find) -> list[str]:
+    """A claim with what was measured.
+
+    Args:
+      claim: The claim.
+      find: Finds the results that it is about.
+
+    Returns:
+      Name, text, what was published, what was measured, and whether it holds.
+    """
+    try:
+        values = claim.values(find)
+    except KeyError:
+        return [claim.name, claim.text, claim.published, NOT_RUN, ""]
+    mean, error, _ = interval(values)
+    measured = claim.form.format(mean, error).replace(" ± nan", "")
+    return [claim.name, claim.text, claim.published, measured, verdict(claim, values)]
+
+
 def claims_table(results: Sequence[Result], data: str) -> str:
     """Every claim with what was measured.
 
@@ -229,14 +250,5 @@ def claims_table(results: Sequence[Result], data: str) -> str:
     Returns:
       Markdown.
     """
-    find, rows = finder(results, data), []
-    for claim in CLAIMS:
-        try:
-            values = claim.values(find)
-        except KeyError:
-            rows.append([claim.name, claim.text, claim.published, "not run", ""])
-            continue
-        mean, error, _ = interval(values)
-        measured = claim.form.format(mean, error).replace(" ± nan", "")
-        rows.append([claim.name, claim.text, claim.published, measured, verdict(claim, values)])
-    return aligned_markdown(["claim", "what", "published", "measured", "holds"], rows)
+    find = finder(results, data)
+    return aligned_markdown(HEADS, [row_of(claim, find) for claim in CLAIMS])
