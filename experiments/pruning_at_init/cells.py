@@ -5,11 +5,12 @@ import math
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from rich.console import Console
 
 from jaxsparse import saliency, scores, sparse_paths
@@ -38,7 +39,12 @@ class Study:
 
     data: str = "fashion_mnist"
     """Data set."""
-    widths: tuple[tuple[int, ...], ...] = ((8,), (16,), (32, 32), (64, 64, 64, 64))
+    widths: Annotated[tuple[tuple[int, ...], ...], tyro.conf.Suppress] = (
+        (8,),
+        (16,),
+        (32, 32),
+        (64, 64, 64, 64),
+    )
     """Channels of the 3x3 convolutions of each block of the VGG, before its pooling."""
     exponents: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
     """Compressions (weights / weights kept), as powers of ten."""
@@ -167,7 +173,7 @@ def saliency_of(
         "magnitude": (saliency.by_score(scores.magnitude), {}),
         "snip": (sensitivity, {}),
         "grasp": (
-            saliency.gradient_flow(saliency.cross_entropy(model_fn, temperature=200), batches),
+            saliency.gradient_flow(saliency.cross_entropy(model_fn, temperature=200.0), batches),
             {},
         ),
         "force": (sensitivity, {"rounds": study.force_rounds, "regrow": True}),

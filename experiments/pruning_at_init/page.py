@@ -70,6 +70,28 @@ def collapse_table(results: Sequence[Result]) -> str:
     return aligned_markdown(heads, rows)
 
 
+def cut_off(results: Sequence[Result]) -> str:
+    """Which networks stay at chance although each of their layers has weights.
+
+    Args:
+      results: Finished cells.
+
+    Returns:
+      A sentence.
+    """
+    found = []
+    for result in (r for r in results if r.trained):
+        pairs = zip(result.test_accuracy, result.collapsed, strict=True)
+        number = sum(accuracy < CHANCE and not empty for accuracy, empty in pairs)
+        if number:
+            label = LABELS.get(result.method, result.method)
+            found.append(
+                f"{label} at {power(result.exponent)} ({number} seed{'s' * (number != 1)})"
+            )
+    listed = f": {', '.join(found)}" if found else ": none"
+    return f"At chance after training, although no layer is empty{listed}."
+
+
 def markdown(results: Sequence[Result], about: dict[str, Any]) -> str:
     """The page of the study.
 
@@ -135,6 +157,8 @@ From masks alone, trained or not; the highest compression is {highest}. Only com
 table above and the highest were tried{_once_note(results)}.
 
 {collapse_table(results)}
+{cut_off(results)} Weights that are left need not form a path from the input to the output.
+
 ## Claims
 
 Published: Tanaka et al., NeurIPS 2020, in the numbers of the authors' result files (CIFAR-10, 3

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import models
+from experiments.models import layers
 from jaxsparse.accounting import flops
 
 MNIST, CIFAR, IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
@@ -127,6 +128,32 @@ def test_initial_scale_of_residual_branches(zero: bool, key: jax.Array) -> None:
     params = initial(models.ResNet50(5, 4, zero, (1,)), key, "stage1_block1")
     assert (params["bn3"]["scale"] == (0 if zero else 1)).all()
     assert (params["bn2"]["scale"] == 1).all()
+
+
+def test_convolutions_as_products(key: jax.Array) -> None:
+    x = jax.random.normal(key, (2, 7, 6, 3))
+    plain, products = (layers.conv(4, 3, padding=1, products=flag) for flag in (False, True))
+    variables = plain.init(key, x)
+    np.testing.assert_allclose(products.apply(variables, x), plain.apply(variables, x), atol=1e-5)
+
+
+def test_halving_is_max_pooling_with_its_gradient(key: jax.Array) -> None:
+    x = jax.random.normal(key, (2, 7, 6, 3))
+    pool = lambda x: nn.max_pool(x, (2, 2), (2, 2))
+    assert np.array_equal(layers.halve(x), pool(x))
+    slopes = [jax.grad(lambda x, f=f: (f(x) ** 2).sum())(x) for f in (layers.halve, pool)]
+    assert np.array_equal(*slopes)
+
+
+def test_widths_make_a_smaller_vgg() -> None:
+    params = abstract(models.VGG(widths=((8,), (16, 32))), MNIST)[0]["params"]
+    shapes = {name: leaf["kernel"].shape for name, leaf in params.items() if "kernel" in leaf}
+    assert shapes == {
+        "conv1_1": (3, 3, 1, 8),
+        "conv2_1": (3, 3, 8, 16),
+        "conv2_2": (3, 3, 16, 32),
+        "head": (7 * 7 * 32, 10),
+    }
 
 
 def test_convolutions_start_with_he_fan_out(key: jax.Array) -> None:
