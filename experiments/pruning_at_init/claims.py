@@ -100,11 +100,11 @@ def _magnitude_collapses(results: Sequence[Result]) -> tuple[str, bool] | None:
     mine = [r for r in of_method(results, "magnitude") if r.trained]
     if not mine:
         return None
-    cell = first_empty(mine, "magnitude", all)
+    at_chance = (r for r in mine if statistics.fmean(r.test_accuracy) < CHANCE)
+    cell = next(at_chance, None)
     if cell is None:
         return f"not up to {power(mine[-1].exponent)}", False
-    text = f"{power(cell.exponent)}, accuracy {percent_text(cell.test_accuracy)} %"
-    return text, cell.exponent <= 2.5 and statistics.fmean(cell.test_accuracy) < CHANCE
+    return f"{power(cell.exponent)}, {_empty_text(cell)} there", cell.exponent <= 2.5
 
 
 def _survives(method: str) -> Callable[[Sequence[Result]], tuple[str, bool] | None]:
@@ -154,8 +154,8 @@ FACTS = (
     Fact("H14", "random at 10^3: accuracy", "10.0 to 13.5 % (chance)", _random_at_chance),
     Fact(
         "H14",
-        "magnitude: a layer empty in every seed, from",
-        "10^1.5 (ResNet-18), 10^2.5 (VGG); chance there",
+        "magnitude: at chance from",
+        "10^1.5 (ResNet-18), 10^2.5 (VGG)",
         _magnitude_collapses,
     ),
     Fact("H14", "SNIP at 10^3: accuracy", "65.4 to 78.6 %, no collapse", _survives("snip")),
@@ -236,7 +236,11 @@ def sentences(rows: Sequence[Sequence[str]], seeds: int) -> list[str]:
             else "does not hold here"
         )
         text = f"**{name} {what}**: {len(held)} of {len(mine)} statements, {seeds} seeds."
-        others = [f"{row[1]} ({row[3]}: {row[4]})" for row in mine if row not in held]
+        others = [
+            f"{row[1]} {row[3]}{'' if row[4] == 'no' else f', {row[4]}'} (published: {row[2]})"
+            for row in mine
+            if row not in held
+        ]
         if others:
             text += f" Not so: {'; '.join(others)}."
         if missing:

@@ -1,6 +1,7 @@
 """What the study of pruning at initialization shows: its page, with the tables."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,10 +122,7 @@ def markdown(results: Sequence[Result], about: dict[str, Any]) -> str:
     finite = "" if math.isfinite(loss) else " Some losses were not finite."
     minutes = sum(r.seconds for r in results) / 60
     said = "\n\n".join(sentences(rows, seeds))
-    return f"""# Pruning at initialization: a small VGG on {config["data"]}
-
-{part}{said}
-
+    setting = _filled(f"""
 `python -m experiments.pruning_at_init`: 3x3 convolutions of {blocks} channels with batch
 normalization, max pooling after each block, and a linear layer: {layers} layers and {weights:,}
 weights that compete for the budget (biases and normalization stay). Compression is weights over
@@ -132,8 +130,8 @@ weights kept, exact to the weight; the highest that can leave a weight in each l
 {config["steps"]} steps of {config["batch_size"]} images, SGD with Nesterov momentum
 {optimizer["momentum"]}, learning rate {optimizer["learning_rate"]} with {optimizer["decay"]} decay,
 L2 {optimizer["weight_decay"]}; {seeds} seeds, test accuracy at the last step, mean ± standard
-deviation. Dense: {dense} %.{finite}
-
+deviation. Dense: {dense} %.{finite}""")
+    differences = _filled(f"""
 Differences from Tanaka et al. (2020): their networks are VGG-11, VGG-16 and ResNet-18 of 9 to 15
 million weights on CIFAR-10, trained for 160 epochs (8,000,000 images; here
 {config["steps"] * config["batch_size"]:,}); at 10^3 theirs keep thousands of weights, this one
@@ -142,7 +140,14 @@ not among their methods. As in their code, all methods score in evaluation mode,
 statistics of initialization; SNIP, GraSP and magnitude at once, SynFlow in
 {config["synflow_rounds"]} rounds, and FORCE in {config["force_rounds"]}. SNIP, GraSP and FORCE see
 ten training images of each class, the same for all seeds. The weights that are scored are those
-that are trained.
+that are trained.""")
+    return f"""# Pruning at initialization: a small VGG on {config["data"]}
+
+{part}{said}
+
+{setting}
+
+{differences}
 
 ![accuracy and the weights left in each layer](pruning_at_init.png)
 
@@ -163,8 +168,8 @@ table above and the highest were tried{_once_note(results)}.
 
 Published: Tanaka et al., NeurIPS 2020, in the numbers of the authors' result files (CIFAR-10, 3
 seeds): there SNIP and GraSP do **not** collapse up to 10^3, although that is often said. Below
-{CHANCE:.0%} counts as chance. Differences are seed by seed, mean ± standard error; they hold by the
-95 % confidence interval of the mean (t, {seeds} seeds), without a correction for their number.
+{100 * CHANCE:g} % counts as chance. Differences are seed by seed, mean ± standard error; they hold
+by the 95 % confidence interval of the mean (t, {seeds} seeds), without a correction for number.
 
 {aligned_markdown(HEADS, rows)}
 {environment["hardware"]}; Python {environment["python"]}, jax {environment["jax"]}, flax
@@ -175,3 +180,8 @@ seeds): there SNIP and GraSP do **not** collapse up to 10^3, although that is of
 
 def _once_note(results: Sequence[Result]) -> str:
     return "; SynFlow in one round was not trained" if of_method(results, ONCE) else ""
+
+
+def _filled(text: str) -> str:
+    """A paragraph in lines of even length, whatever numbers it has."""
+    return textwrap.fill(" ".join(text.split()), 110, break_on_hyphens=False)
