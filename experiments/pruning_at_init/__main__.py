@@ -3,7 +3,7 @@
 Claim (Tanaka et al., 2020): SynFlow never empties a layer, whatever the compression, and ends above
 all others where they do; random and magnitude pruning fall to chance by 10^3; of SynFlow's rounds
 one does not do. A small VGG, six saliencies, compressions from 10^0.5 to 10^3, and masks alone at
-the highest compression that leaves a weight a layer. About 40 minutes on one CPU core; a stopped
+the highest compression that leaves a weight a layer. About half an hour of one CPU core; a stopped
 run goes on with ``--resume``, and loses no finished cell.
 """
 
