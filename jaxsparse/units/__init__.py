@@ -1,6 +1,6 @@
 """Neurons, filters, channels: which belong together, pruned together, and really removed."""
 
-from jaxsparse.units.compact import Compacted, CompactLayer, Left, compact
+from jaxsparse.units.compaction import Compacted, CompactLayer, Left, compact
 from jaxsparse.units.groups import Member, UnitGroup, UnitGroups, unit_groups
 from jaxsparse.units.paths import EffectiveLayer, EffectivePaths, effective_paths
 from jaxsparse.units.pruning import kept_units, prune_units, unit_masks
