@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -261,3 +262,41 @@ def test_bfloat16_and_bad_masks() -> None:
     assert small.params["a"].shape == (2, 2)
     with pytest.raises(ValueError, match=r"a has shape \(2, 3\), its mask \(3,\)"):
         compact(model_fn, params, {**masks, "a": jnp.ones(3, bool)}, jnp.ones((1, 2)))
+
+
+def test_nnx_perceptrons_and_flattened_convolutions() -> None:
+    class Net(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.conv = nnx.Conv(1, 4, (3, 3), padding="VALID", rngs=rngs)
+            self.hidden = nnx.Linear(16, 6, rngs=rngs)
+            self.head = nnx.Linear(6, 3, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            x = nnx.max_pool(nnx.relu(self.conv(x)), (2, 2), (2, 2))
+            return self.head(nnx.relu(self.hidden(x.reshape(x.shape[0], -1))))
+
+    graph, params = nnx.split(Net(nnx.Rngs(0)))
+    params = shaken(params)
+    model_fn = lambda params, x: nnx.merge(graph, params)(x)
+    x = jax.random.normal(jax.random.key(1), (2, 6, 6, 1))
+    groups = unit_groups(model_fn, params, x)
+    assert [group.units for group in groups.free] == [4, 6]
+    masks = prune_units(groups, params, unit_norm(groups, params), 0.5)
+    small = check(model_fn, params, masks, x)
+    assert small.params["hidden"]["kernel"][...].shape == (2 * 2 * 2, 3)
+    assert small.params["conv"]["bias"][...].shape == (2,)
+
+
+def test_equinox_has_its_inputs_last() -> None:
+    model = eqx.nn.MLP(4, 3, 8, 2, key=jax.random.key(0))
+    params, rest = eqx.partition(model, eqx.is_array)
+    model_fn = lambda params, x: jax.vmap(eqx.combine(params, rest))(x)
+    x = jax.random.normal(jax.random.key(1), (2, 4))
+    groups = unit_groups(model_fn, params, x)
+    assert [group.units for group in groups.free] == [8, 8]
+    masks = prune_units(groups, params, unit_norm(groups, params), 0.5)
+    small = check(model_fn, params, masks, x)
+    assert small.params.layers[1].weight.shape == (4, 4)
+    # The module itself takes whatever widths its arrays have.
+    again = jax.vmap(eqx.combine(small.params, rest))(x)
+    np.testing.assert_allclose(again, small.apply(small.params, x), rtol=1e-5, atol=1e-6)
