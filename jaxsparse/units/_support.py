@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxsparse._jaxprs import Operation, Program
@@ -66,6 +67,7 @@ def _backward(_: None, slope: Array) -> tuple[Array]:
 
 saturated.defvjp(_forward, _backward)
 
+_NUMBERS = "dimension_numbers"
 _Operands = Sequence[Array]
 _Reached = Sequence[bool]
 
@@ -90,8 +92,9 @@ def _ones(op: Operation, xs: _Operands, reached: _Reached, shape: tuple[int, ...
 
 
 def _both(op: Operation, xs: _Operands, reached: _Reached, shape: tuple[int, ...]) -> list[Array]:
-    """A product, elementwise."""
-    del op, reached
+    """A product, elementwise. Of two that the input may reach, one alone may be a constant."""
+    if all(reached):
+        return _union(op, xs, reached, shape)
     return [jnp.broadcast_to(xs[0], shape) * xs[1]]
 
 
@@ -108,8 +111,9 @@ def _chosen(op: Operation, xs: _Operands, reached: _Reached, shape: tuple[int, .
 
 
 def _moved(op: Operation, xs: _Operands, reached: _Reached, shape: tuple[int, ...]) -> list[Array]:
-    """The first operand's numbers in another place; the others (a padding value) count as zero."""
-    del reached, shape
+    """The first operand's numbers in another place; what is padded is not reached."""
+    if op.name == "pad" and not any(reached):
+        return [jnp.ones(shape, jnp.float32)]
     rest = [jnp.zeros_like(x) for x in xs[1:]]
     params = {key: value for key, value in op.params.items() if key != "sharding"}
     if "sharding" in op.params:
@@ -136,23 +140,31 @@ def _window(op: Operation, xs: _Operands, reached: _Reached, shape: tuple[int, .
     dilations = {"base_dilation": p["base_dilation"], "window_dilation": p["window_dilation"]}
     # The start value, an operand in some operations, belongs to maxima: sums start at zero.
     return [
-        jax.lax.reduce_window(
-            xs[0], np.float32(0), jax.lax.add, dims, strides, p["padding"], **dilations
-        )
+        lax.reduce_window(xs[0], np.float32(0), lax.add, dims, strides, p["padding"], **dilations)
     ]
 
 
 def _dot(op: Operation, xs: _Operands, reached: _Reached, shape: tuple[int, ...]) -> list[Array]:
-    del reached, shape
-    return [jax.lax.dot_general(xs[0], xs[1], op.params["dimension_numbers"])]
+    del shape
+    return _contracted(xs, reached, lambda x, y: lax.dot_general(x, y, op.params[_NUMBERS]))
 
 
 def _conv(op: Operation, xs: _Operands, reached: _Reached, shape: tuple[int, ...]) -> list[Array]:
-    del reached, shape
-    names = ("window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers")
+    del shape
+    names = ("window_strides", "padding", "lhs_dilation", "rhs_dilation", _NUMBERS)
     groups = ("feature_group_count", "batch_group_count")
     params = {name: op.params[name] for name in (*names, *groups)}
-    return [jax.lax.conv_general_dilated(xs[0], xs[1], **params)]
+    return _contracted(xs, reached, lambda x, y: lax.conv_general_dilated(x, y, **params))
+
+
+def _contracted(
+    xs: _Operands, reached: _Reached, product: Callable[[Array, Array], Array]
+) -> list[Array]:
+    """Some pair of factors; of data with data either one, for the other may be a constant."""
+    x, y = xs
+    if all(reached):
+        return [product(x, jnp.ones_like(y)) + product(jnp.ones_like(x), y)]
+    return [product(x, y)]
 
 
 _Rule = Callable[[Operation, _Operands, _Reached, tuple[int, ...]], list[Array]]

@@ -300,3 +300,26 @@ def test_equinox_has_its_inputs_last() -> None:
     # The module itself takes whatever widths its arrays have.
     again = jax.vmap(eqx.combine(small.params, rest))(x)
     np.testing.assert_allclose(again, small.apply(small.params, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("gate", ["elementwise", "attention"])
+def test_a_constant_times_data_is_data(gate: str) -> None:
+    """The gate is fed by its bias alone; what passes it varies all the same."""
+
+    def model_fn(params: Any, x: jax.Array) -> jax.Array:
+        gates = jax.nn.sigmoid(x @ params["gate"] + params["bias"][None])
+        values = jnp.tanh(x @ params["value"])
+        mixed = gates * values if gate == "elementwise" else gates @ gates.T @ values
+        return mixed @ params["head"] + params["out"][None]
+
+    params = {
+        "bias": jnp.array([0.5, -0.5, 1.0]),
+        "out": jnp.array([0.1, 0.2]),
+        "gate": jnp.zeros((2, 3)),
+        "head": jnp.ones((3, 2)),
+        "value": jnp.array([[1.0, -1.0, 0.5], [0.3, 0.2, -1.0]]),
+    }
+    none = {name: optax.MaskedNode() for name in params}
+    # (One example: no other could show that the product is no constant.)
+    small = check(model_fn, params, none, jnp.array([[1.0, 2.0]]))
+    assert small.shapes["head"] == (3, 2)

@@ -133,6 +133,17 @@ def test_pooling_padding_and_flattening() -> None:
     np.testing.assert_array_equal(found.masks["conv"], expected)
 
 
+def test_a_gate_that_nothing_reaches_lets_paths_through() -> None:
+    model_fn = lambda p, x: jax.nn.sigmoid(x @ p["gate"]) * (x @ p["value"]) @ p["head"]
+    params = {"gate": jnp.ones((2, 2)), "head": jnp.ones((2, 1)), "value": jnp.ones((2, 2))}
+    masks = {name: np.ones(leaf.shape, bool) for name, leaf in params.items()}
+    masks["gate"][:] = False
+    found = effective_paths(model_fn, params, masks, jnp.ones((1, 2)))
+    assert found.masks["value"].all()
+    assert found.masks["head"].all()
+    assert not found.masks["gate"].any()
+
+
 def test_bad_input() -> None:
     params, x = {"a": jnp.ones((2, 2))}, jnp.ones((1, 2))
     model_fn = lambda p, x: x @ p["a"]
