@@ -1,64 +1,74 @@
-"""Curves over training: what the lines of a cell's metrics hold, and how they are drawn."""
+"""Curves over training: accuracy, loss, and the sparsity of methods that change it."""
 
-import dataclasses
 import math
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from . import plots, records
+from .. import plots, tables
+from . import page
+from .cells import Cell, levels, mean_and_spread, series, sparse
 
 MAX_POINTS = 300
+PANELS = 8  # at once; the others are behind a click
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """What is known of one method at one sparsity, finished or not."""
-
-    name: str
-    method: str
-    sparsity: float
-    metrics: list[dict[str, Any]]
-    result: records.Result | None
-
-
-def series(cell: Cell, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """One metric of a cell over training.
+def learning_section(cells: Sequence[Cell], look: dict[str, plots.Style]) -> str:
+    """Test accuracy and train loss over the steps of training.
 
     Args:
-      cell: The cell.
-      key: Name of the metric.
+      cells: The cells of the run.
+      look: Style of each method.
 
     Returns:
-      Steps [T] and values [T, seeds]; what is not finite, or was not measured, is NaN.
+      Markup.
     """
-    kept = [row for row in cell.metrics if row.get(key) is not None]
-    width = max((np.size(row[key]) for row in kept), default=0)
-    values = np.full((len(kept), width), np.nan)
-    for index, row in enumerate(kept):
-        entries = np.atleast_1d(np.asarray(row[key], dtype=float))
-        values[index, : entries.size] = entries
-    values[~np.isfinite(values)] = np.nan
-    return np.asarray([row["step"] for row in kept], dtype=float), values
+    parts = []
+    for level in levels(cells):
+        mine = [cell for cell in cells if cell.method == plots.DENSE or cell.sparsity == level]
+        where = f", {tables.sparsity_text(level)} sparse" if sparse(cells) else ""
+        for key, what, scale in (
+            ("test_accuracy", "test accuracy (%)", 100.0),
+            ("train_loss", "train loss", 1.0),
+        ):
+            drawing = curves(mine, key, look, title=what + where, scale=scale)
+            if drawing is not None:
+                parts.append(page.figure(drawing, f"Learning curves: {what}{where}"))
+    shown = {method: style for method, style in look.items() if any(_drawn(cells, method))}
+    text = (
+        "Mean over seeds, with a band of one standard deviation. The accuracy axis starts where "
+        "the last two thirds of training lie."
+    )
+    content = [page.legend(shown), page.grid(parts, PANELS, "The other sparsities")]
+    return page.section("learning", "Learning curves", text if parts else "Nothing yet.", content)
 
 
-def mean_and_spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and sample standard deviation over the last axis, of the finite values.
+def sparsity_section(cells: Sequence[Cell], look: dict[str, plots.Style]) -> str:
+    """The sparsity of the methods that change it while they train.
 
     Args:
-      values: [T, seeds], NaN where there is no value.
+      cells: The cells of the run.
+      look: Style of each method.
 
     Returns:
-      Two arrays [T]; the deviation is 0 where fewer than two values are there.
+      Markup.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # rows without a finite value stay NaN
-        mean, spread = np.nanmean(values, axis=-1), np.nanstd(values, axis=-1, ddof=1)
-    return mean, np.nan_to_num(spread)
+    moving = gradual(cells)
+    title = "Sparsity over training"
+    drawing = curves(moving, "sparsity", look, title="zeros (%)", scale=100)
+    if drawing is None:
+        text = "Each method kept its sparsity from the first step to the last."
+        return page.section("sparsity", title, text, [])
+    still = [c.method for c in sparse(cells) if c not in moving and c.metrics]
+    text = "Methods whose sparsity changes while they train; a line a cell."
+    if still:
+        text += f" Constant from the first step: {', '.join(dict.fromkeys(still))}."
+    shown = {method: look[method] for method in look if any(_drawn(moving, method))}
+    return page.section(
+        "sparsity", title, text, [page.legend(shown), page.grid([page.figure(drawing, title)])]
+    )
 
 
 def curves(
@@ -123,6 +133,10 @@ def gradual(cells: Sequence[Cell]) -> list[Cell]:
         if values.size and np.nanmax(values, initial=-1) - np.nanmin(values, initial=2) > 1e-4:
             found.append(cell)
     return found
+
+
+def _drawn(cells: Sequence[Cell], method: str) -> list[bool]:
+    return [bool(cell.metrics) for cell in cells if cell.method == method]
 
 
 def _thin(values: np.ndarray) -> np.ndarray:

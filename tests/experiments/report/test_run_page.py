@@ -1,15 +1,12 @@
 """The report of a made-up run: self-contained, complete, and honest about what is missing."""
 
 import base64
-import html.parser
 import io
 import math
 import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,168 +15,10 @@ pytest.importorskip("matplotlib", reason="the experiments extra is not installed
 
 from PIL import Image
 
-from experiments import curves, page, plots, records, report
-
-METHODS = ("dense", "static", "set", "rigl", "gradual_magnitude", "snip")
-SHAPES = {"Dense_0/kernel": (64, 300), "Dense_1/kernel": (300, 100), "Dense_2/kernel": (100, 10)}
-STEPS = 2400
-ROWS = 24
-
-
-def cell_names(methods: Sequence[str], sparsities: Sequence[float]) -> list[str]:
-    """Names as the runner gives them: dense once, the others at each sparsity."""
-    names = ["dense"] if "dense" in methods else []
-    return names + [f"{m}-{s}" for s in sparsities for m in methods if m != "dense"]
-
-
-def make_run(
-    run: pathlib.Path,
-    *,
-    methods: Sequence[str] = METHODS,
-    sparsities: Sequence[float] = (0.9,),
-    seeds: int = 5,
-    inputs: bool = True,
-    unfinished: Sequence[str] = (),
-    config: dict[str, Any] | None = None,
-) -> pathlib.Path:
-    """A run folder like those of the runner, with plausible numbers."""
-    cells = cell_names(methods, sparsities)
-    about = {
-        "cells": cells,
-        "config": config or {"data": "digits", "model": {"name": "mlp", "widths": [300, 100]}},
-        "environment": {"jax": "0.10.2", "commit": "0123456", "hardware": "1 x cpu, 2 cores"},
-    }
-    records.write_json(run / "run.json", about)
-    for index, cell in enumerate(cells):
-        method, _, text = cell.partition("-")
-        rng = np.random.default_rng(index)
-        make_cell(
-            records.cell_folder(run, cell),
-            method,
-            float(text or 0),
-            list(range(seeds)),
-            rng,
-            inputs=inputs,
-            finished=cell not in unfinished,
-        )
-    return run
-
-
-def make_cell(
-    folder: pathlib.Path,
-    method: str,
-    sparsity: float,
-    seeds: list[int],
-    rng: np.random.Generator,
-    *,
-    inputs: bool,
-    finished: bool,
-) -> None:
-    weights = sum(map(math.prod, SHAPES.values()))
-    best = 0.98 - 0.02 * sparsity - 0.3 * sparsity**40 * (1 + (method == "static"))
-    offset = rng.normal(0, 0.004, len(seeds))
-    rows = []
-    for step in np.linspace(0, STEPS, ROWS + 1).astype(int)[: None if finished else ROWS // 2]:
-        share = step / STEPS
-        now = sparsity * min(1, 1.4 * share) ** 0.4 if method == "gradual_magnitude" else sparsity
-        noise = rng.normal(0, 0.003, len(seeds))
-        accuracy = 0.1 + (best - 0.1) * (1 - math.exp(-9 * share)) + offset + noise
-        loss = 2.3 * np.exp(-6 * share + noise * 10) + 0.03
-        rows.append(
-            {
-                "step": int(step),
-                "epoch": share * 60,
-                "train_loss": loss.tolist(),
-                "train_accuracy": (accuracy + 0.01).tolist(),
-                "test_loss": (loss + 0.1).tolist(),
-                "test_accuracy": accuracy.tolist(),
-                "grad_norm": np.exp(noise).tolist(),
-                "kept": [round(weights * (1 - now))] * len(seeds),
-                "sparsity": [now] * len(seeds),
-                "inference_flops": [1 - now] * len(seeds),
-                "training_flops": [share * (1 - now)] * len(seeds),
-                **{key: [0] * len(seeds) for key in ("dropped", "grown", "updates")},
-                **{key: [0] * len(seeds) for key in ("skipped", "nonfinite")},
-            }
-        )
-    records.append_metrics(folder, rows)
-    if inputs:
-        center = np.exp(-((np.indices((8, 8)) - 3.5) ** 2).sum(0) / 12)
-        maps = []
-        for share in np.linspace(0, 1, 9):
-            drift = share if method in ("set", "rigl", "gradual_magnitude") else 0
-            mean = 300 * (1 - sparsity) * ((1 - drift) + drift * 2 * (center - 0.15).clip(0))
-            flat = np.full((8, 8), 300) if method == "dense" else rng.poisson(mean)
-            maps.append(flat[:, :, None])
-        records.write_inputs(folder, np.linspace(0, STEPS, 9).astype(int).tolist(), maps)
-    if not finished:
-        return
-    dense = method == "dense"
-    layers = []
-    for index, (path, shape) in enumerate(SHAPES.items()):
-        size = math.prod(shape)
-        kept = [
-            int(size * (1 - sparsity) * (1 + 0.3 * index)) + (method == "snip") * s for s in seeds
-        ]
-        layers.append(records.Layer(path, list(shape), size, None if dense else kept))
-    cost = (1 - sparsity) * (1.0 if method != "gradual_magnitude" else 3.0)
-    last = rows[-1]
-    result = records.Result(
-        cell=folder.name,
-        method=method,
-        sparsity=sparsity,
-        seeds=seeds,
-        steps=STEPS,
-        epochs=60.0,
-        seconds=21.4,
-        test_accuracy=last["test_accuracy"],
-        test_loss=last["test_loss"],
-        train_loss=last["train_loss"],
-        kept=last["kept"],
-        weights=weights,
-        inference_flops=last["inference_flops"],
-        training_flops=[min(1.0, cost)] * len(seeds),
-        updates=0,
-        skipped=[0] * len(seeds),
-        nonfinite=[0] * len(seeds),
-        layers=layers,
-    )
-    records.write_result(folder, result)
-
-
-class Page(html.parser.HTMLParser):
-    """What a browser would make of the page: tags, addresses, ids, headings, figures, text."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        super().__init__()
-        self.source = path.read_text()
-        self.tags: list[str] = []
-        self.addresses: list[str] = []
-        self.ids: list[str] = []
-        self.labels: list[str] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(self.source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {name: value or "" for name, value in attrs}
-        self.tags.append(tag)
-        if tag not in ("meta", "link", "img"):
-            self.open.append(tag)
-        self.addresses += [values[name] for name in ("src", "href", "data") if name in values]
-        self.ids += [values["id"]] if "id" in values else []
-        self.labels += [values["aria-label"]] if tag == "svg" and "aria-label" in values else []
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if self.open and self.open[-1] == tag:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data if "style" not in self.open else ""
+from experiments import plots, records, report
+from experiments.report import cells, connections, costs, pictures
+from tests.experiments.report.made_up import METHODS, make_run
+from tests.experiments.report.parsed import Page
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +49,7 @@ def test_every_figure_is_there(whole: Page):
         "Sparsity of each layer, 90 % sparse",
         "Sparsity over training",
     ]
-    assert whole.tags.count("img") == 5 * report.SNAPSHOTS  # dense is told in words
+    assert whole.tags.count("img") == 5 * connections.SNAPSHOTS  # dense is told in words
     assert "dense (300 each)" in whole.text
     assert plots.INK not in whole.source
 
@@ -301,13 +140,13 @@ def test_everything_is_escaped(tmp_path: pathlib.Path):
 
 def test_strip_keeps_one_scale_and_counts_what_is_connected():
     maps = np.asarray([[[100, 100], [100, 100]], [[1, 0], [3, 100]]])
-    markup = page.strip("a <b>", [0, 1500], maps)
+    markup = pictures.strip("a <b>", [0, 1500], maps)
     assert "1<i " in markup
     assert "</i>100 (log)<b></b>none left" in markup
     assert "3 of 4 connected at step 1,500" in markup
     assert "a &lt;b&gt;, step 1500: 3 of 4 inputs connected" in markup
-    assert "(log)" not in page.strip("a", [0], maps[:1])
-    assert "0 of 4 connected" in page.strip("a", [0], 0 * maps[:1])
+    assert "(log)" not in pictures.strip("a", [0], maps[:1])
+    assert "0 of 4 connected" in pictures.strip("a", [0], 0 * maps[:1])
     pixels = [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
         for data in re.findall(r'base64,([^"]*)"', markup)
@@ -319,7 +158,7 @@ def test_strip_keeps_one_scale_and_counts_what_is_connected():
 
 def test_series_has_a_column_a_seed():
     rows = [{"step": 1, "a": [1.0, math.inf]}, {"step": 2}, {"step": 3, "a": [None, 2.0]}]
-    steps, values = curves.series(curves.Cell("x", "x", 0.5, rows, None), "a")
+    steps, values = cells.series(cells.Cell("x", "x", 0.5, pathlib.Path(), rows, None), "a")
     np.testing.assert_array_equal(steps, [1, 3])
     np.testing.assert_array_equal(values, [[1, np.nan], [np.nan, 2]])
 
@@ -332,7 +171,7 @@ def test_styles_differ():
 
 def test_accuracy_figure_and_png(tmp_path: pathlib.Path):
     run = make_run(tmp_path, sparsities=(0.9, 0.99))
-    axes = plots.accuracy_figure(records.read_results(run)).axes[0]
+    axes = costs.accuracy_figure(records.read_results(run)).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["90 %", "99 %"]
     assert sorted(axes.get_legend_handles_labels()[1]) == sorted(METHODS)
     report.save_accuracy_png(run, tmp_path / "accuracy.png")
