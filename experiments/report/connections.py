@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .. import records
+from .. import arrays
 from . import page, pictures
 from .cells import Cell
 
@@ -22,7 +22,7 @@ def inputs_section(cells: Sequence[Cell]) -> str:
     """
     parts, whole = [], []
     for cell in cells:
-        saved = records.read_inputs(cell.folder)
+        saved = arrays.read_inputs(cell.folder)
         if saved is None or not saved[0]:
             continue
         steps, connections = saved

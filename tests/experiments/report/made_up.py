@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import records
+from experiments import arrays, records
+from experiments.snapshots import Snapshots
 
 METHODS = ("dense", "static", "set", "rigl", "gradual_magnitude", "snip")
 SHAPES = {"Dense_0/kernel": (64, 300), "Dense_1/kernel": (300, 100), "Dense_2/kernel": (100, 10)}
@@ -28,10 +29,11 @@ def make_run(
     sparsities: Sequence[float] = (0.9,),
     seeds: int = 5,
     inputs: bool = True,
+    old: bool = False,
     unfinished: Sequence[str] = (),
     config: dict[str, Any] | None = None,
 ) -> pathlib.Path:
-    """A run folder like those of the runner, with plausible numbers."""
+    """A run folder like those of the runner; ``old`` ones have no masks and no confidence."""
     cells = cell_names(methods, sparsities)
     about = {
         "cells": cells,
@@ -49,6 +51,7 @@ def make_run(
             list(range(seeds)),
             rng,
             inputs=inputs,
+            old=old,
             finished=cell not in unfinished,
         )
     return run
@@ -62,6 +65,7 @@ def make_cell(
     rng: np.random.Generator,
     *,
     inputs: bool,
+    old: bool,
     finished: bool,
 ) -> None:
     weights = sum(map(math.prod, SHAPES.values()))
@@ -100,7 +104,9 @@ def make_cell(
             mean = 300 * (1 - sparsity) * ((1 - drift) + drift * 2 * (center - 0.15).clip(0))
             flat = np.full((8, 8), 300) if method == "dense" else rng.poisson(mean)
             maps.append(flat[:, :, None])
-        records.write_inputs(folder, np.linspace(0, STEPS, 9).astype(int).tolist(), maps)
+        arrays.write_inputs(folder, np.linspace(0, STEPS, 9).astype(int).tolist(), maps)
+    if not old and method != "dense":
+        make_masks(folder, method, sparsity, rng)
     if not finished:
         return
     dense = method == "dense"
@@ -110,7 +116,8 @@ def make_cell(
         kept = [
             int(size * (1 - sparsity) * (1 + 0.3 * index)) + (method == "snip") * s for s in seeds
         ]
-        layers.append(records.Layer(path, list(shape), size, None if dense else kept))
+        flops = None if old else size / weights
+        layers.append(records.Layer(path, list(shape), size, None if dense else kept, flops))
     cost = (1 - sparsity) * (1.0 if method != "gradual_magnitude" else 3.0)
     last = rows[-1]
     result = records.Result(
@@ -132,5 +139,47 @@ def make_cell(
         skipped=[0] * len(seeds),
         nonfinite=[0] * len(seeds),
         layers=layers,
+        evaluation=None if old else make_confidence(folder, sparsity, seeds, rng),
     )
     records.write_result(folder, result)
+
+
+def make_masks(
+    folder: pathlib.Path, method: str, sparsity: float, rng: np.random.Generator
+) -> None:
+    """Masks drawn once, or of moving methods drawn anew and ever less evenly."""
+    moving = method in ("set", "rigl", "gradual_magnitude")
+    draws = {path: rng.random(shape) for path, shape in SHAPES.items()}
+    log = Snapshots(folder, (8, 9, 1), 0)
+    for share in np.linspace(0, 1, 5):
+        if moving:
+            draws = {path: rng.random(shape) for path, shape in SHAPES.items()}
+        tilt = {path: share * moving * np.linspace(-0.1, 0.1, s[1]) for path, s in SHAPES.items()}
+        masks = {path: (draws[path] + tilt[path])[None] < 1 - sparsity for path in SHAPES}
+        log.add(round(share * STEPS), masks)
+    log.save()
+
+
+def make_confidence(
+    folder: pathlib.Path, sparsity: float, seeds: list[int], rng: np.random.Generator
+) -> records.Evaluation:
+    """The confidence of networks the more sure of themselves the denser they are."""
+    top = 0.2 + 0.8 * rng.beta(6 * (1.1 - sparsity), 0.5, (len(seeds), 360))
+    right = rng.random(top.shape) < top - 0.05
+    away = 0.2 + 0.8 * rng.beta(1, 1, top.shape)
+    bins = lambda values, n, weights=None: np.stack(
+        [
+            np.histogram(row, np.linspace(0, 1, n + 1), weights=w)[0]
+            for row, w in zip(
+                values, [None] * len(values) if weights is None else weights, strict=True
+            )
+        ]
+    )
+    saved = arrays.Confidence(
+        bins(top, 15), bins(top, 15, top), bins(top, 15, right), bins(top, 40), bins(away, 40)
+    )
+    arrays.write_confidence(folder, saved)
+    many = lambda center: rng.normal(center, 0.005, len(seeds)).tolist()
+    return records.Evaluation(
+        many(0.05), many(0.1), many(1.4), many(0.02), "noise", many(0.9), many(0.3)
+    )
