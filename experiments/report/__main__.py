@@ -1,26 +1,35 @@
-"""The command line: ``python -m experiments.report RUN``."""
+"""The command line: ``python -m experiments.report RUN`` or ``RUN RUN...``."""
 
 import dataclasses
 import pathlib
 import sys
+from typing import Annotated
 
 import tyro
 
+from .comparison import write_comparison
 from .run_page import write_report
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Write the page of a run, finished or not."""
+    """Write the page of a run, or one page that compares several, finished or not."""
 
-    run: tyro.conf.Positional[pathlib.Path]
-    """Folder of the run, which holds run.json."""
+    runs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
+    """Folders of runs, each of which holds run.json."""
+    out: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """The page; default: report.html in the run, for several comparison.html beside the first."""
 
 
 def main(arguments: Arguments) -> None:
     """Write the page and say where it is; an error ends the program with one line."""
+    runs = arguments.runs
     try:
-        print(write_report(arguments.run))
+        if not runs:
+            raise ValueError("no run given; name the folder of a run, such as runs/digits-mlp")
+        several = len(runs) > 1
+        page = write_comparison(runs, arguments.out) if several else None
+        print(page or write_report(runs[0], arguments.out))
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 

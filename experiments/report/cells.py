@@ -10,12 +10,18 @@ import numpy as np
 
 from .. import plots, records
 
+DENSE_DASHES = ((4, 2), (1.5, 1.5), (8, 3), (6, 2, 1.5, 2))
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What is known of one method at one sparsity, finished or not."""
+    """What is known of one method at one sparsity, finished or not.
+
+    ``label`` is what it is called in legends: its method, and on a page of several runs the run.
+    """
 
     name: str
+    label: str
     method: str
     sparsity: float
     folder: pathlib.Path
@@ -43,7 +49,8 @@ def read_cells(run: pathlib.Path) -> tuple[dict[str, Any], list[Cell]]:
         folder = records.cell_folder(run, name)
         result = records.read_result(folder)
         method, sparsity = (result.method, result.sparsity) if result else _parse(name)
-        cells.append(Cell(name, method, sparsity, folder, records.read_metrics(folder), result))
+        metrics = records.read_metrics(folder)
+        cells.append(Cell(name, method, method, sparsity, folder, metrics, result))
     return about, cells
 
 
@@ -82,9 +89,26 @@ def mean_and_spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.nan_to_num(spread)
 
 
-def finished(cells: Sequence[Cell]) -> list[records.Result]:
-    """The results of the cells that have one, in order."""
-    return [cell.result for cell in cells if cell.result is not None]
+def styles_of(cells: Sequence[Cell]) -> dict[str, plots.Style]:
+    """How each label is drawn in every figure of a page.
+
+    Args:
+      cells: The cells of the page.
+
+    Returns:
+      A style for each label, in order; those of dense cells take the ink and differ in their dash.
+    """
+    found = plots.styles([cell.label for cell in sparse(cells)])
+    dense = dict.fromkeys(cell.label for cell in cells if cell.method == plots.DENSE)
+    for index, label in enumerate(dense):
+        dash = DENSE_DASHES[index % len(DENSE_DASHES)]
+        found[label] = plots.Style(plots.INK, "*", dash)
+    return {label: found[label] for label in dict.fromkeys(cell.label for cell in cells)}
+
+
+def finished(cells: Sequence[Cell]) -> list[tuple[str, records.Result]]:
+    """Label and result of the cells that have one, in order."""
+    return [(cell.label, cell.result) for cell in cells if cell.result is not None]
 
 
 def sparse(cells: Sequence[Cell]) -> list[Cell]:

@@ -80,6 +80,20 @@ def section(name: str, title: str, caption: str, parts: Sequence[str]) -> str:
     return head + "\n".join(parts) + "</section>"
 
 
+def contents(sections: Sequence[str]) -> str:
+    """Links to the sections of a page.
+
+    Args:
+      sections: Markup from ``section``, in order.
+
+    Returns:
+      Markup.
+    """
+    found = [re.match(r'<section id="([^"]*)"><h2>(.*?)</h2>', each) for each in sections]
+    links = [f'<a href="#{each[1]}">{each[2]}</a>' for each in found if each]
+    return f"<nav>{''.join(links)}</nav>"
+
+
 def grid(parts: Sequence[str], shown: int | None = None, rest: str = "") -> str:
     """Figures side by side where there is room.
 
@@ -174,15 +188,30 @@ def facts(values: Any) -> str:
       Markup.
     """
     lines = "".join(
-        f"<tr>{element('th', name)}{element('td', text)}</tr>" for name, text in _flat("", values)
+        f"<tr><th>{_breakable(name)}</th>{element('td', text)}</tr>"
+        for name, text in flat("", values)
     )
     return f'<table class="facts"><tbody>{lines}</tbody></table>'
 
 
-def _flat(name: str, value: Any) -> list[tuple[str, str]]:
+def flat(name: str, value: Any) -> list[tuple[str, str]]:
+    """Nested values as dotted names and texts.
+
+    Args:
+      name: Where they are, empty at the top.
+      value: What JSON can say.
+
+    Returns:
+      Pairs of a name and a text, in order.
+    """
     if isinstance(value, Mapping):
-        pairs = [_flat(f"{name}.{key}" if name else str(key), each) for key, each in value.items()]
+        pairs = [flat(f"{name}.{key}" if name else str(key), each) for key, each in value.items()]
         return [pair for found in pairs for pair in found]
     if isinstance(value, list | tuple):
         return [(name, ", ".join("none" if each is None else str(each) for each in value))]
     return [(name, "none" if value is None else str(value))]
+
+
+def _breakable(name: str) -> str:
+    """Markup of a dotted name, which may wrap after its dots and underscores."""
+    return re.sub(r"([._])", r"\1<wbr>", html.escape(name))

@@ -6,42 +6,55 @@ from typing import Any
 
 from .. import plots, records, tables
 from . import page
-from .cells import Cell, finished, read_cells
-from .connections import inputs_section
+from .cells import Cell, finished, read_cells, styles_of
+from .confidence import calibration_section, outside_section
+from .connections import inputs_section, masks_section
 from .costs import accuracy_section
-from .layers import layers_section
-from .training import learning_section, sparsity_section
+from .degrees import degrees_section
+from .layers import flops_section, layers_section
+from .training import gradient_section, learning_section, sparsity_section
 
 
-def write_report(run: pathlib.Path) -> pathlib.Path:
+def write_report(run: pathlib.Path, out: pathlib.Path | None = None) -> pathlib.Path:
     """Write the page of a run, finished or not.
 
     Args:
       run: Folder of the run.
+      out: The page; by default ``RUN/report.html``.
 
     Returns:
-      The page, ``RUN/report.html``.
+      The page.
 
     Raises:
       FileNotFoundError: if the folder holds no run.
     """
     about, cells = read_cells(run)
-    results = finished(cells)
-    look = plots.styles([cell.method for cell in cells])
+    results = [result for _, result in finished(cells)]
+    look = styles_of(cells)
     title = _title(run, about)
+    sections = [
+        page.section("results", "Results", tables.caption(results), [_table(results)]),
+        learning_section(cells, look),
+        accuracy_section(cells, look),
+        calibration_section(cells, look),
+        outside_section(cells, look),
+        layers_section(cells, look),
+        flops_section(cells, look),
+        sparsity_section(cells, look),
+        gradient_section(cells, look),
+        inputs_section(cells),
+        masks_section(cells),
+        degrees_section(cells, look),
+    ]
     body = [
         page.element("h1", title),
         page.element("p", _summary(about, cells)),
         *_notice(cells),
         f"<details>{page.element('summary', 'What was run')}{page.facts(about)}</details>",
-        page.section("results", "Results", tables.caption(results), [_table(results)]),
-        learning_section(cells, look),
-        accuracy_section(cells, look),
-        layers_section(cells, look),
-        sparsity_section(cells, look),
-        inputs_section(cells),
+        page.contents(sections),
+        *sections,
     ]
-    path = run / "report.html"
+    path = out or run / "report.html"
     records.write_bytes(path, page.document(title, body).encode())
     return path
 

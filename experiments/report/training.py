@@ -12,6 +12,7 @@ from . import page
 from .cells import Cell, levels, mean_and_spread, series, sparse
 
 MAX_POINTS = 300
+POSITIVE = ("train_loss", "test_loss", "grad_norm")  # on a log axis where they range far
 PANELS = 8  # at once; the others are behind a click
 
 
@@ -36,13 +37,39 @@ def learning_section(cells: Sequence[Cell], look: dict[str, plots.Style]) -> str
             drawing = curves(mine, key, look, title=what + where, scale=scale)
             if drawing is not None:
                 parts.append(page.figure(drawing, f"Learning curves: {what}{where}"))
-    shown = {method: style for method, style in look.items() if any(_drawn(cells, method))}
     text = (
         "Mean over seeds, with a band of one standard deviation. The accuracy axis starts where "
         "the last two thirds of training lie."
     )
-    content = [page.legend(shown), page.grid(parts, PANELS, "The other sparsities")]
+    content = [page.legend(_drawn(cells, look)), page.grid(parts, PANELS, "The other sparsities")]
     return page.section("learning", "Learning curves", text if parts else "Nothing yet.", content)
+
+
+def gradient_section(cells: Sequence[Cell], look: dict[str, plots.Style]) -> str:
+    """The norm of the gradient over the steps of training.
+
+    Args:
+      cells: The cells of the run.
+      look: Style of each method.
+
+    Returns:
+      Markup.
+    """
+    parts = []
+    for level in levels(cells):
+        mine = [cell for cell in cells if cell.method == plots.DENSE or cell.sparsity == level]
+        title = "gradient norm"
+        title += f", {tables.sparsity_text(level)} sparse" if sparse(cells) else ""
+        drawing = curves(mine, "grad_norm", look, title=title)
+        if drawing is not None:
+            parts.append(page.figure(drawing, title))
+    text = (
+        "L2 norm of the whole gradient, absent weights included, at the weights of the forward "
+        "pass. Each point is the mean over the steps since the one before; a band is one standard "
+        "deviation over seeds."
+    )
+    content = [page.legend(_drawn(cells, look)), page.grid(parts, PANELS, "The other sparsities")]
+    return page.section("gradients", "Gradient norm", text if parts else "Nothing yet.", content)
 
 
 def sparsity_section(cells: Sequence[Cell], look: dict[str, plots.Style]) -> str:
@@ -61,14 +88,12 @@ def sparsity_section(cells: Sequence[Cell], look: dict[str, plots.Style]) -> str
     if drawing is None:
         text = "Each method kept its sparsity from the first step to the last."
         return page.section("sparsity", title, text, [])
-    still = [c.method for c in sparse(cells) if c not in moving and c.metrics]
+    still = [c.label for c in sparse(cells) if c not in moving and c.metrics]
     text = "Methods whose sparsity changes while they train; a line a cell."
     if still:
         text += f" Constant from the first step: {', '.join(dict.fromkeys(still))}."
-    shown = {method: look[method] for method in look if any(_drawn(moving, method))}
-    return page.section(
-        "sparsity", title, text, [page.legend(shown), page.grid([page.figure(drawing, title)])]
-    )
+    content = [page.legend(_drawn(moving, look)), page.grid([page.figure(drawing, title)])]
+    return page.section("sparsity", title, text, content)
 
 
 def curves(
@@ -95,9 +120,9 @@ def curves(
             continue
         mean, spread = mean_and_spread(_thin(values * scale))
         steps = _thin(steps)
-        style = look[cell.method]
+        style = look[cell.label]
         low, high = mean - spread, mean + spread
-        if key.endswith("loss"):
+        if key in POSITIVE:
             low = np.maximum(low, mean / 10)  # a band below zero has no place on a log axis
         axes.fill_between(steps, low, high, color=style.color, alpha=0.18, linewidth=0)
         axes.plot(steps, mean, color=style.color, linestyle=style.line, linewidth=1.6)
@@ -105,7 +130,7 @@ def curves(
         settled.extend(each for each in low[len(low) // 3 :] if math.isfinite(each))
     if not drawn:
         return None
-    if key.endswith("loss") and min(drawn) > 0 and max(drawn) > 10 * min(drawn):
+    if key in POSITIVE and min(drawn) > 0 and max(drawn) > 10 * min(drawn):
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif key.endswith("accuracy") and settled:
@@ -135,8 +160,9 @@ def gradual(cells: Sequence[Cell]) -> list[Cell]:
     return found
 
 
-def _drawn(cells: Sequence[Cell], method: str) -> list[bool]:
-    return [bool(cell.metrics) for cell in cells if cell.method == method]
+def _drawn(cells: Sequence[Cell], look: dict[str, plots.Style]) -> dict[str, plots.Style]:
+    labels = {cell.label for cell in cells if cell.metrics}
+    return {label: style for label, style in look.items() if label in labels}
 
 
 def _thin(values: np.ndarray) -> np.ndarray:

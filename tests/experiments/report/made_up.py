@@ -167,16 +167,15 @@ def make_confidence(
     top = 0.2 + 0.8 * rng.beta(6 * (1.1 - sparsity), 0.5, (len(seeds), 360))
     right = rng.random(top.shape) < top - 0.05
     away = 0.2 + 0.8 * rng.beta(1, 1, top.shape)
-    bins = lambda values, n, weights=None: np.stack(
-        [
-            np.histogram(row, np.linspace(0, 1, n + 1), weights=w)[0]
-            for row, w in zip(
-                values, [None] * len(values) if weights is None else weights, strict=True
-            )
-        ]
-    )
+    ones = np.ones_like(top)
+
+    def bins(values: np.ndarray, n: int, weights: np.ndarray = ones) -> np.ndarray:
+        edges = np.linspace(0, 1, n + 1)
+        rows = zip(values, weights, strict=True)
+        return np.stack([np.histogram(row, edges, weights=each)[0] for row, each in rows])
+
     saved = arrays.Confidence(
-        bins(top, 15), bins(top, 15, top), bins(top, 15, right), bins(top, 40), bins(away, 40)
+        bins(top, 15), bins(top, 15, top), bins(top, 15, 1.0 * right), bins(top, 40), bins(away, 40)
     )
     arrays.write_confidence(folder, saved)
     many = lambda center: rng.normal(center, 0.005, len(seeds)).tolist()

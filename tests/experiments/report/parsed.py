@@ -21,7 +21,7 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         self.tags.append(tag)
-        if tag not in ("meta", "link", "img"):
+        if tag not in ("meta", "link", "img", "input", "wbr"):
             self.open.append(tag)
         self.addresses += [values[name] for name in ("src", "href", "data") if name in values]
         self.ids += [values["id"]] if "id" in values else []

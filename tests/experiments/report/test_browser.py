@@ -36,6 +36,38 @@ def test_the_page_of_a_run(driver: Any, page: pathlib.Path, size: str, scheme: s
     assert seen["drawings"] > 8
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("size", SIZES)
+def test_the_page_of_several_runs(
+    driver: Any, tmp_path: pathlib.Path, size: str, scheme: str
+) -> None:
+    settings = ({"rate": 0.1, "data": "digits"}, {"rate": 0.2, "name" * 9: "value" * 30})
+    runs = [
+        make_run(tmp_path / name, methods=["dense", "gradual_magnitude"], seeds=2, config=config)
+        for name, config in zip(("a-run", "another-run-of-a-long-name"), settings, strict=True)
+    ]
+    page = report.write_comparison(runs)
+    seen = look(driver, page, size, scheme)
+    assert problems(seen, page) == []
+    assert seen["drawings"] > 8
+
+
+def test_strips_play_when_asked_to_and_only_then(driver: Any, page: pathlib.Path) -> None:
+    playing = "return document.getAnimations().length"
+    tick = "document.querySelectorAll('.player input').forEach(each => each.click())"
+    width = "return document.querySelector('#masks .strip').getBoundingClientRect().width"
+    look(driver, page, "phone", "light")
+    assert driver.execute_script(playing) == 0
+    driver.execute_script(tick)
+    assert driver.execute_script(playing) == page.read_text().count('class="strip"')
+    assert 0 < driver.execute_script(width) < 200
+    look(driver, page, "phone", "light", motion="reduce")
+    driver.execute_script(tick)
+    assert driver.execute_script(playing) == 0
+    shown = "return getComputedStyle(document.querySelector('.player')).display"
+    assert driver.execute_script(shown) == "none"
+
+
 def test_light_and_dark_differ(driver: Any, page: pathlib.Path) -> None:
     light, dark = (look(driver, page, "phone", scheme)["ground"] for scheme in SCHEMES)
     assert contrast(light, "rgb(0, 0, 0)") > 15 > 2 > contrast(dark, "rgb(0, 0, 0)")

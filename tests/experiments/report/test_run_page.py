@@ -1,6 +1,7 @@
 """The report of a made-up run: self-contained, complete, and honest about what is missing."""
 
 import base64
+import functools
 import io
 import math
 import pathlib
@@ -17,7 +18,7 @@ from PIL import Image
 
 from experiments import plots, records, report
 from experiments.report import cells, connections, costs, pictures
-from tests.experiments.report.made_up import METHODS, make_run
+from tests.experiments.report.made_up import METHODS, SHAPES, cell_names, make_run
 from tests.experiments.report.parsed import Page
 
 
@@ -46,10 +47,19 @@ def test_every_figure_is_there(whole: Page):
         "Learning curves: train loss, 90 % sparse",
         "Test accuracy (%) against sparsity",
         "Test accuracy (%) against training FLOPs",
+        "Reliability, 90 % sparse",
+        *(f"Confidence of {cell}" for cell in cell_names(METHODS, (0.9,))),
         "Sparsity of each layer, 90 % sparse",
+        "FLOPs of each layer, 90 % sparse",
         "Sparsity over training",
+        "gradient norm, 90 % sparse",
+        *(f"{what}, {path}, 90 % sparse" for path in SHAPES for what in ("fan-in", "fan-out")),
     ]
-    assert whole.tags.count("img") == 5 * connections.SNAPSHOTS  # dense is told in words
+    inputs = 5 * connections.SNAPSHOTS  # dense is told in words
+    masks = 3 * 3 * 5  # static and snip stay as they are
+    assert whole.tags.count("img") == inputs + masks
+    assert "Masks that stayed as they were: static-0.9, snip-0.9." in whole.text
+    assert "Not recorded" not in whole.text
     assert "dense (300 each)" in whole.text
     assert plots.INK not in whole.source
 
@@ -74,7 +84,9 @@ def test_unfinished_cells_are_named(tmp_path: pathlib.Path):
     (records.cell_folder(run, "snip-0.9") / "metrics.jsonl").unlink()
     seen = Page(report.write_report(run))
     assert "Not finished, 2 of 6 cells: rigl-0.9 (step 1,100), snip-0.9 (not started)" in seen.text
-    assert len(seen.labels) == 6
+    assert "Learning curves: train loss, 90 % sparse" in seen.labels
+    assert "Confidence of set-0.9" in seen.labels
+    assert "Confidence of rigl-0.9" not in seen.labels
 
 
 def test_a_run_that_just_started(tmp_path: pathlib.Path):
@@ -92,16 +104,35 @@ def test_one_cell_of_one_seed(tmp_path: pathlib.Path, method: str):
     assert "Test accuracy (%) against sparsity" in seen.labels
 
 
-def test_without_inputs(tmp_path: pathlib.Path):
-    seen = Page(report.write_report(make_run(tmp_path, methods=["dense", "set"], inputs=False)))
+def test_a_run_of_before_masks_and_confidence_were_kept(tmp_path: pathlib.Path):
+    run = make_run(tmp_path, methods=["dense", "set"], inputs=False, old=True)
+    folder = records.cell_folder(run, "set-0.9")
+    saved = records.read_json(folder / "result.json")
+    del saved["evaluation"], saved["exploration"]
+    for layer in saved["layers"]:
+        del layer["flops"]
+    records.write_json(folder / "result.json", saved)
+    seen = Page(report.write_report(run))
     assert "img" not in seen.tags
-    assert "Not recorded" in seen.text
+    assert "input" not in seen.tags
+    # Calibration, images of no class, FLOPs of each layer, inputs, masks, degrees.
+    assert seen.text.count("Not recorded") == 6
+
+
+def test_the_contents_link_to_every_section(whole: Page):
+    sections = re.findall(r'<section id="([^"]*)"', whole.source)
+    links = re.findall(r'href="#([^"]*)"', re.findall(r"<nav>.*?</nav>", whole.source)[0])
+    assert links == sections
+    assert len(links) == 12
 
 
 def test_many_cells(tmp_path: pathlib.Path):
     sparsities = [0.5, 0.8, 0.9, 0.95, 0.98, 0.99]
-    seen = Page(report.write_report(make_run(tmp_path, sparsities=sparsities, seeds=2)))
-    assert seen.tags.count("details") == 4  # the facts, and what is beyond the first panels
+    run = make_run(tmp_path, methods=["dense", "set"], sparsities=sparsities, seeds=2)
+    seen = Page(report.write_report(run))
+    # The facts, and what is beyond the first: curves, reliability, confidence, layers and their
+    # FLOPs, degrees.
+    assert seen.tags.count("details") == 7
     assert seen.labels.count("Sparsity of each layer, 99 % sparse") == 1
     assert sum(label.startswith("Learning curves") for label in seen.labels) == 12
 
@@ -140,13 +171,15 @@ def test_everything_is_escaped(tmp_path: pathlib.Path):
 
 def test_strip_keeps_one_scale_and_counts_what_is_connected():
     maps = np.asarray([[[100, 100], [100, 100]], [[1, 0], [3, 100]]])
-    markup = pictures.strip("a <b>", [0, 1500], maps)
+    words = lambda values: f"{(values > 0).sum()} of {values.size} connected"
+    strip = functools.partial(pictures.strip, words=words)
+    markup = strip("a <b>", [0, 1500], maps)
     assert "1<i " in markup
     assert "</i>100 (log)<b></b>none left" in markup
     assert "3 of 4 connected at step 1,500" in markup
-    assert "a &lt;b&gt;, step 1500: 3 of 4 inputs connected" in markup
-    assert "(log)" not in pictures.strip("a", [0], maps[:1])
-    assert "0 of 4 connected" in pictures.strip("a", [0], 0 * maps[:1])
+    assert "a &lt;b&gt;, step 1500: 3 of 4 connected" in markup
+    assert "(log)" not in strip("a", [0], maps[:1])
+    assert "0 of 4 connected" in strip("a", [0], 0 * maps[:1])
     pixels = [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
         for data in re.findall(r'base64,([^"]*)"', markup)
@@ -158,7 +191,7 @@ def test_strip_keeps_one_scale_and_counts_what_is_connected():
 
 def test_series_has_a_column_a_seed():
     rows = [{"step": 1, "a": [1.0, math.inf]}, {"step": 2}, {"step": 3, "a": [None, 2.0]}]
-    steps, values = cells.series(cells.Cell("x", "x", 0.5, pathlib.Path(), rows, None), "a")
+    steps, values = cells.series(cells.Cell("x", "x", "x", 0.5, pathlib.Path(), rows, None), "a")
     np.testing.assert_array_equal(steps, [1, 3])
     np.testing.assert_array_equal(values, [[1, np.nan], [np.nan, 2]])
 
@@ -171,7 +204,8 @@ def test_styles_differ():
 
 def test_accuracy_figure_and_png(tmp_path: pathlib.Path):
     run = make_run(tmp_path, sparsities=(0.9, 0.99))
-    axes = costs.accuracy_figure(records.read_results(run)).axes[0]
+    _, known = cells.read_cells(run)
+    axes = costs.accuracy_figure(cells.finished(known), cells.styles_of(known)).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["90 %", "99 %"]
     assert sorted(axes.get_legend_handles_labels()[1]) == sorted(METHODS)
     report.save_accuracy_png(run, tmp_path / "accuracy.png")
