@@ -22,6 +22,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 .scroll > table { min-width: 100%; overflow-wrap: normal; }
 th, td { padding: .38rem .7rem; text-align: right; white-space: nowrap; }
 tbody th { white-space: normal; overflow-wrap: break-word; }
+table.texts td, table.texts th { text-align: left; white-space: normal; min-width: 6.5rem; }
+table.texts > * > tr > * { vertical-align: top; }
 thead th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom;
   line-height: 1.25; border-bottom: 1px solid var(--line); }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
