@@ -170,9 +170,10 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "numb
     Returns:
       Markup.
     """
+    name = _breakable if kind == "texts" else html.escape
     head = "".join(element("th", each) for each in heads)
     body = "".join(
-        f"<tr><th>{_breakable(first)}</th>{''.join(element('td', each) for each in others)}</tr>"
+        f"<tr><th>{name(first)}</th>{''.join(element('td', each) for each in others)}</tr>"
         for first, *others in rows
     )
     whole = f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
