@@ -48,7 +48,8 @@ h4 { font-size: .85rem; font-weight: 600; color: var(--soft); margin: 0 0 .2rem;
 .strip figcaption { font-size: .75rem; color: var(--soft); text-align: center; }
 .strip img { display: block; width: 100%; image-rendering: pixelated; background: var(--empty); }
 .film .strip img { aspect-ratio: 1; }
-.scale { display: flex; flex-wrap: wrap; align-items: center; gap: 0 .4rem; white-space: nowrap; font-size: .78rem; color: var(--soft);
+.scale { display: flex; flex-wrap: wrap; align-items: center; gap: 0 .4rem; color: var(--soft);
+  font-size: .78rem; white-space: nowrap;
   margin: .35rem 0 .8rem; font-variant-numeric: tabular-nums; }
 .scale i { height: .55rem; width: 7rem; }
 .scale b { height: .75rem; width: .75rem; background: var(--empty); margin-left: .8rem; }
