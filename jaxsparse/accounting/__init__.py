@@ -1,5 +1,8 @@
 """What sparsity costs and saves: operations, bytes, training."""
 
+from .conventions import MULTIPLY_ADD as MULTIPLY_ADD
+from .conventions import Convention as Convention
+from .conventions import micronet as micronet
 from .flops import FlopsReport as FlopsReport
 from .flops import LayerFlops as LayerFlops
 from .flops import flops as flops
