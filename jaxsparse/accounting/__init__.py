@@ -9,5 +9,7 @@ from .flops import flops as flops
 from .size import LeafSize as LeafSize
 from .size import SizeReport as SizeReport
 from .size import size_bytes as size_bytes
+from .training import StepCost as StepCost
+from .training import step_cost as step_cost
 from .training import step_training_flops as step_training_flops
 from .training import training_flops as training_flops
