@@ -100,11 +100,10 @@ def program_of(config: Config, cell: Cell, dataset: Dataset) -> Program:
 class Stretches:
     """A program in training, a stretch of steps at a time; nothing is written."""
 
-    def __init__(self, program: Program, config: Config, examples: int) -> None:
-        """At its first step, with the run's seeds and batches."""
-        self._program, self._step = program, 0
-        self._order = Order(config.seeds, examples, config.batch_size)
-        self.learner = program.init(jnp.arange(config.seeds, dtype=jnp.uint32))
+    def __init__(self, program: Program, order: Order, learner: Learner, step: int = 0) -> None:
+        """From a step on, with the batches of that order; ``learner`` is taken over."""
+        self._program, self._order, self._step = program, order, step
+        self.learner = learner
 
     def run(self, steps: int) -> None:
         """Train so many steps, to their end."""
