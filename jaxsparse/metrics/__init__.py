@@ -1,5 +1,7 @@
 """Metrics: pure functions over arrays, compiled or compilable, in constant memory over batches."""
 
+from jaxsparse.masks import overlap as overlap
+
 from .gradient_flow import GradientMoments as GradientMoments
 from .gradient_flow import add_gradients as add_gradients
 from .gradient_flow import effective_gradient_flow as effective_gradient_flow

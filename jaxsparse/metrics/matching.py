@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 class GraphDistance(NamedTuple):
@@ -22,8 +22,8 @@ class GraphDistance(NamedTuple):
 
 
 def graph_distance(
-    first: Sequence[Bool[np.ndarray, "..."]],
-    second: Sequence[Bool[np.ndarray, "..."]],
+    first: Sequence[Bool[Array | np.ndarray, "..."]],
+    second: Sequence[Bool[Array | np.ndarray, "..."]],
     *,
     match_outputs: bool = False,
 ) -> GraphDistance:

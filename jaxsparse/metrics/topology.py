@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxsparse._tree import is_dense, map_masks
@@ -125,7 +126,7 @@ class Degrees(NamedTuple):
 
 
 def degrees(
-    mask: Bool[Array, "..."],
+    mask: Bool[Array | np.ndarray, "..."],
     *,
     inputs: int | tuple[int, ...] = -2,
     outputs: int | tuple[int, ...] = -1,
@@ -228,7 +229,7 @@ def _axes(axes: int | tuple[int, ...], ndim: int) -> tuple[int, ...]:
     return tuple(axis % ndim for axis in given)
 
 
-def _count(mask: Array) -> Array:
+def _count(mask: Any) -> Array:
     return jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32)
 
 
