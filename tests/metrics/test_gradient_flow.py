@@ -154,6 +154,17 @@ def test_the_variance_in_closed_form() -> None:
     np.testing.assert_allclose(found(params), spread * 4 / 144, rtol=1e-4)
 
 
+def test_the_variance_is_that_at_the_masked_weights() -> None:
+    """The gradient of the first weight is the second one times the batch: absent, it is zero."""
+    loss_fn = lambda params, batch: params["w"][0] * params["w"][1] * jnp.sum(batch)
+    params, batches = {"w": jnp.array([1.0, 3.0])}, jnp.array([[1.0], [2.0]])
+    variance = lambda *mask: float(
+        metrics.gradient_variance(loss_fn, params, {"w": jnp.array(mask)}, batches)
+    )
+    assert variance(True, True) == 5  # (3^2 + 1^2) / 2
+    assert variance(True, False) == 0
+
+
 def test_examples_have_the_variance_of_batches_times_their_size() -> None:
     """Over many draws: independent examples, batches of five."""
     batches = draw(2000, 5, 1, 1)
