@@ -189,13 +189,19 @@ def top(masks: Any, k: int, iterations: int, dense: bool = True) -> Any:
     )
 
 
+@functools.cache
+def whole_spectrum(dense: bool) -> metrics.HessianEigenvalues:
+    """More iterations than weights that count."""
+    return top(MASKS, 28, 40, dense)(jax.random.key(0), PARAMS)
+
+
 @pytest.mark.parametrize("dense", [True, False])
 def test_eigenvalues_equal_those_of_the_hessian_over_kept_weights(dense: bool) -> None:
     places = np.flatnonzero(kept(dense))
     assert 8 < len(places) < 28 - 4 * (not dense)
     want = np.linalg.eigvalsh(hessian()[np.ix_(places, places)])[::-1]
-    # More iterations than weights: all eigenvalues, and NaN after them.
-    found = top(MASKS, 28, 40, dense)(jax.random.key(0), PARAMS)
+    # All eigenvalues, and NaN after them.
+    found = whole_spectrum(dense)
     np.testing.assert_allclose(found.values[: len(places)], want, rtol=1e-3, atol=2e-5)
     assert np.isnan(found.values[len(places) :]).all()
     assert np.isnan(found.residuals[len(places) :]).all()
@@ -226,7 +232,7 @@ def test_residuals_say_how_far_an_eigenvalue_is() -> None:
 
 
 def test_an_eigenvalue_by_finite_differences() -> None:
-    found = top(MASKS, 1, 20)(jax.random.key(0), PARAMS)
+    found = whole_spectrum(True)
     vector = jax.tree.map(lambda v: v[0], found.vectors)
     step, seen = 0.05, jaxsparse.apply_masks(PARAMS, MASKS)
     loss = jax.jit(lambda t: whole_loss(jax.tree.map(lambda w, v: w + t * v, seen, vector)))
