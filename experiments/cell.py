@@ -1,7 +1,6 @@
 """One cell of a run: one method at one sparsity, from where it stopped to its result."""
 
 import dataclasses
-import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -12,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from . import build, records
+from . import arrays, build, evaluate, records
 from .config import Config
 from .data import Dataset, epoch_order, steps_per_epoch
 from .loop import Learner, Program, StepMetrics, build_program
 from .measures import measures_of
+from .snapshots import Snapshots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +119,7 @@ def run_cell(
     folder: pathlib.Path,
     progress: Callable[[int, dict[str, Any]], None],
     stopping: Callable[[], bool],
+    outside: evaluate.Outside,
 ) -> records.Result:
     """Train one cell to its end, or from its last checkpoint to its end.
 
@@ -129,6 +130,7 @@ def run_cell(
       folder: Folder of the cell.
       progress: Called with the step reached and the latest metrics.
       stopping: Asked between compiled calls: is the run to stop?
+      outside: Images of no class, which the trained networks are asked to recognize as such.
 
     Returns:
       The final numbers, which are also in ``folder``.
@@ -171,7 +173,10 @@ def run_cell(
                 saved = time.monotonic()
             if stop:
                 raise Stopped
+    evaluation, confidence = evaluate.evaluate_confidence(program.scores, learner, dataset, outside)
+    arrays.write_confidence(folder, confidence)
     result = log.result(cell, config, learner, steps)
+    result = dataclasses.replace(result, evaluation=evaluation)
     records.write_result(folder, result)
     return result
 
@@ -192,20 +197,12 @@ class _Log:
         rows = records.read_metrics(folder)
         self._last = rows[-1] if rows else {}
         self._unsaved: list[dict[str, Any]] = []
-        inputs = records.read_inputs(folder)
-        kept = [i for i, at in enumerate(inputs[0]) if at <= step] if inputs and step else []
-        self._steps = [inputs[0][i] for i in kept] if inputs else []
-        self._connections = [inputs[1][i] for i in kept] if inputs else []
+        self._snapshots = Snapshots(folder, image_shape, step)
 
     def snapshot(self, step: int, learner: Learner) -> None:
-        """Count the connections of each input, for the first seed of a fully connected layer."""
-        first = self._program.layers[0]
-        mask = _leaf(learner.opt_state.masks, first.path)
-        if mask is None or len(first.shape) != 2 or first.shape[0] != math.prod(self._image_shape):
-            return
-        counts = np.asarray(mask[0]).sum(axis=1).reshape(self._image_shape)
-        self._steps.append(step)
-        self._connections.append(counts.astype(np.int32))
+        """Keep what the first seed's masks look like."""
+        paths = [layer.path for layer in self._program.layers]
+        self._snapshots.add(step, {path: _leaf(learner.opt_state.masks, path) for path in paths})
 
     def add(
         self,
@@ -261,8 +258,7 @@ class _Log:
         """Write what has been collected; a checkpoint of the same step follows."""
         records.append_metrics(self._folder, self._unsaved)
         self._unsaved = []
-        if self._steps:
-            records.write_inputs(self._folder, self._steps, self._connections)
+        self._snapshots.save()
 
     def result(self, cell: Cell, config: Config, learner: Learner, steps: int) -> records.Result:
         """The final numbers."""

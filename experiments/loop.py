@@ -69,6 +69,7 @@ class Program(NamedTuple):
       start: ``(seeds, params, batch_stats, masks) -> Learner``: from weights under masks that are
         given, all with a seed axis; for an algorithm that never moves them.
       run: ``(learner, indices [steps, seeds, batch]) -> (learner, StepMetrics)``.
+      scores: ``learner, images -> logits [seeds, images, classes]``, in evaluation mode.
       evaluate: ``learner, images, labels -> (loss, accuracy)``, an entry a seed; default: the test
         set.
       kept: ``learner -> {path: kept weights}``, int32, an entry a seed.
@@ -82,6 +83,7 @@ class Program(NamedTuple):
     init: Callable[[jax.Array], Learner]
     start: Callable[[jax.Array, Any, Any, Any], Learner]
     run: Callable[[Learner, Any], tuple[Learner, StepMetrics]]
+    scores: Callable[[Learner, Any], jax.Array]
     evaluate: Callable[..., tuple[jax.Array, jax.Array]]
     kept: Callable[[Learner], dict[str, Any]]
     explored: Callable[[Learner], Any] | None
@@ -194,17 +196,18 @@ def build_program(
 
     logits = jax.jit(jax.vmap(evaluate_one, in_axes=(axes, None)))
 
+    def scores(learner: Learner, images: Any) -> jax.Array:
+        starts = range(0, len(images), _EVALUATION_BATCH)
+        parts = [logits(learner, images[i : i + _EVALUATION_BATCH]) for i in starts]
+        return jnp.concatenate(parts, axis=1)
+
     def evaluate(
         learner: Learner, images: Any = dataset.test_images, labels: Any = dataset.test_labels
     ) -> tuple[jax.Array, jax.Array]:
-        parts = [
-            logits(learner, images[i : i + _EVALUATION_BATCH])
-            for i in range(0, len(images), _EVALUATION_BATCH)
-        ]
-        scores = jnp.concatenate(parts, axis=1)
-        labels = jnp.broadcast_to(jnp.asarray(labels), scores.shape[:2])
-        losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
-        return losses.mean(1), (jnp.argmax(scores, -1) == labels).mean(1)
+        found = scores(learner, images)
+        labels = jnp.broadcast_to(jnp.asarray(labels), found.shape[:2])
+        losses = optax.softmax_cross_entropy_with_integer_labels(found, labels)
+        return losses.mean(1), (jnp.argmax(found, -1) == labels).mean(1)
 
     def kept(learner: Learner) -> dict[str, Any]:
         kept = np.asarray(learner.opt_state.info.kept)
@@ -216,6 +219,7 @@ def build_program(
         init=init,
         start=jax.jit(jax.vmap(start_one, out_axes=axes)),
         run=jax.jit(run, donate_argnums=0),
+        scores=scores,
         evaluate=evaluate,
         kept=kept,
         explored=(lambda learner: rate(learner.opt_state)) if accounted else None,

@@ -1,8 +1,10 @@
-"""The files of a run, and the only place that knows their names.
+"""The files of a run: with ``arrays`` the only place that knows their names.
 
 RUN/run.json                     what was run: configuration, versions, hardware, commit
 RUN/cells/CELL/metrics.jsonl     a line a compiled call; each metric has an entry a seed
 RUN/cells/CELL/inputs.npz        connections of each input over training, first seed
+RUN/cells/CELL/masks.npz         what each layer's mask looks like over training, first seed
+RUN/cells/CELL/confidence.npz    histograms of the finished networks' confidence
 RUN/cells/CELL/result.json       the final numbers; there once the cell is finished
 RUN/cells/CELL/checkpoints/      Orbax
 RUN/report.html
@@ -33,6 +35,25 @@ class Layer:
     size: int
     kept: list[int] | None
     flops: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What the confidence of the finished networks is worth; lists have an entry a seed.
+
+    Of test images: the expected calibration error (``ece``, bins of equal width) and the Brier
+    score, in [0, 2]; the likelihood is the result's ``test_loss``. ``temperature`` is fitted to
+    every second test image, ``scaled_ece`` is the error of the others at that temperature.
+    ``auroc`` and ``fpr95`` tell test images from those of ``outside`` by the largest probability.
+    """
+
+    ece: list[float]
+    brier: list[float]
+    temperature: list[float]
+    scaled_ece: list[float]
+    outside: str
+    auroc: list[float]
+    fpr95: list[float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +88,7 @@ class Result:
     exploration: list[float] | None = None
     flops: list[float] | None = None
     average_parameters: list[float] | None = None
+    evaluation: Evaluation | None = None
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -164,35 +186,6 @@ def truncate_metrics(folder: pathlib.Path, step: int) -> None:
     write_bytes(folder / "metrics.jsonl", text.encode())
 
 
-def write_inputs(folder: pathlib.Path, steps: list[int], connections: list[np.ndarray]) -> None:
-    """Save how many connections each input has over training.
-
-    Args:
-      folder: Folder of the cell.
-      steps: Steps of the snapshots.
-      connections: int arrays [height, width, channels], one a snapshot.
-    """
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, steps=np.asarray(steps), connections=np.asarray(connections))
-    write_bytes(folder / "inputs.npz", buffer.getvalue())
-
-
-def read_inputs(folder: pathlib.Path) -> tuple[list[int], np.ndarray] | None:
-    """What ``write_inputs`` saved.
-
-    Args:
-      folder: Folder of the cell.
-
-    Returns:
-      Steps and int array [snapshots, height, width, channels]; None where there is none.
-    """
-    path = folder / "inputs.npz"
-    if not path.exists():
-        return None
-    with np.load(path, allow_pickle=False) as saved:
-        return saved["steps"].tolist(), saved["connections"]
-
-
 def write_leaves(path: pathlib.Path, tree: Any) -> None:
     """Save the arrays of a pytree.
 
@@ -241,7 +234,10 @@ def read_result(folder: pathlib.Path) -> Result | None:
     saved: Mapping[str, Any] | None = read_json(folder / "result.json")
     if saved is None:
         return None
-    return Result(**{**saved, "layers": [Layer(**layer) for layer in saved["layers"]]})
+    layers = [Layer(**layer) for layer in saved["layers"]]
+    evaluation = saved.get("evaluation")
+    evaluation = Evaluation(**evaluation) if evaluation else None
+    return Result(**{**saved, "layers": layers, "evaluation": evaluation})
 
 
 def read_results(run: pathlib.Path) -> list[Result]:

@@ -47,6 +47,21 @@ def percent_text(values: Sequence[float]) -> str:
     return text if len(finite) == len(values) else f"{text} ({len(finite)} of {len(values)} seeds)"
 
 
+def spread_text(values: Sequence[float]) -> str:
+    """Numbers over seeds, such as ``0.113 ± 0.008``.
+
+    Args:
+      values: An entry a seed.
+
+    Returns:
+      Mean and standard deviation of those that are finite; without the latter for one seed.
+    """
+    mean, sd = mean_and_sd(values)
+    if not math.isfinite(mean):
+        return "not finite" if values else MISSING
+    return f"{mean:.3f}" if sd is None else f"{mean:.3f} ± {sd:.3f}"
+
+
 def sparsity_text(sparsity: float) -> str:
     """A sparsity as a percentage, such as ``90 %``.
 

@@ -32,7 +32,7 @@ from rich.progress import (
 
 import jaxsparse
 
-from . import data, records
+from . import data, evaluate, records
 from .cell import Cell, Stopped, run_cell
 from .config import FREE, PRESETS, Config, check, preset
 from .data import steps_per_epoch
@@ -230,6 +230,7 @@ def train(config: Config, run: pathlib.Path, console: Console) -> list[records.R
       Stopped: on Ctrl-C or SIGTERM, after a checkpoint.
     """
     dataset = data.load(config.data, config.data_dir)
+    outside = evaluate.images_outside(dataset, config.data_dir)
     per_cell = config.epochs * steps_per_epoch(len(dataset.train_images), config.batch_size)
     cells = cells_of(config)
     results = []
@@ -247,7 +248,8 @@ def train(config: Config, run: pathlib.Path, console: Console) -> list[records.R
                     bars.update(bar, completed=step, note=note)
                     bars.update(whole, completed=n * per_cell + step)
 
-                result = run_cell(config, cell, dataset, folder, show, lambda: signals.stopping)
+                stopping = lambda: signals.stopping
+                result = run_cell(config, cell, dataset, folder, show, stopping, outside)
                 bars.remove_task(bar)
                 mean = sum(result.test_accuracy) / len(result.test_accuracy)
                 bars.console.print(

@@ -1,7 +1,17 @@
-"""Metrics: pure functions over arrays, compiled or compilable, in constant memory over batches."""
+"""How good a sparse network is, beyond its accuracy; pure functions over arrays."""
 
 from jaxsparse.masks import overlap as overlap
 
+from .calibration import Reliability as Reliability
+from .calibration import adaptive_calibration_error as adaptive_calibration_error
+from .calibration import brier_score as brier_score
+from .calibration import equal_mass_edges as equal_mass_edges
+from .calibration import equal_mass_reliability as equal_mass_reliability
+from .calibration import expected_calibration_error as expected_calibration_error
+from .calibration import fit_temperature as fit_temperature
+from .calibration import maximum_calibration_error as maximum_calibration_error
+from .calibration import negative_log_likelihood as negative_log_likelihood
+from .calibration import reliability as reliability
 from .gradient_flow import GradientMoments as GradientMoments
 from .gradient_flow import add_gradients as add_gradients
 from .gradient_flow import effective_gradient_flow as effective_gradient_flow
@@ -23,6 +33,17 @@ from .loss_surface import top_hessian_eigenvalues as top_hessian_eigenvalues
 from .loss_surface import train_bend as train_bend
 from .matching import GraphDistance as GraphDistance
 from .matching import graph_distance as graph_distance
+from .out_of_distribution import ScoreHistogram as ScoreHistogram
+from .out_of_distribution import aupr as aupr
+from .out_of_distribution import aupr_bounds as aupr_bounds
+from .out_of_distribution import auroc as auroc
+from .out_of_distribution import auroc_bounds as auroc_bounds
+from .out_of_distribution import count_scores as count_scores
+from .out_of_distribution import energy as energy
+from .out_of_distribution import fpr_at_tpr as fpr_at_tpr
+from .out_of_distribution import fpr_bounds as fpr_bounds
+from .out_of_distribution import max_softmax as max_softmax
+from .out_of_distribution import predictive_entropy as predictive_entropy
 from .topology import Churn as Churn
 from .topology import Degrees as Degrees
 from .topology import churn as churn

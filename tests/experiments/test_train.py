@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 import jaxsparse
-from experiments import build, cell, config, data, records, train
+from experiments import arrays, build, cell, config, data, evaluate, records, train
 from experiments.measures import Measures
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -53,9 +53,9 @@ def _run(
     """One cell, asked to stop after so many compiled calls."""
     calls = iter(range(1000))
     stopping = lambda: stop_after is not None and next(calls) + 1 >= stop_after
-    return cell.run_cell(
-        what, cell.Cell(f"{method}-0.9", method, 0.9), dataset, folder, lambda *_: None, stopping
-    )
+    trained = cell.Cell(f"{method}-0.9", method, 0.9)
+    outside = evaluate.images_outside(dataset, None)
+    return cell.run_cell(what, trained, dataset, folder, lambda *_: None, stopping, outside)
 
 
 def _comparable(folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -82,9 +82,12 @@ def test_a_stopped_cell_goes_on_bit_for_bit(
     folder, expected = whole
     assert _comparable(tmp_path) == _comparable(folder)
     for ours, theirs in zip(
-        records.read_inputs(tmp_path) or [], records.read_inputs(folder) or [], strict=True
+        arrays.read_inputs(tmp_path) or [], arrays.read_inputs(folder) or [], strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
+    jax.tree.map(
+        np.testing.assert_array_equal, arrays.read_masks(tmp_path), arrays.read_masks(folder)
+    )
     assert _timeless(result) == _timeless(expected)
 
 
@@ -128,12 +131,33 @@ def test_parameters_of_a_growing_sparsity_are_averaged(
 
 def test_every_connection_is_in_the_input_picture(whole: Any) -> None:
     folder, result = whole
-    steps, connections = records.read_inputs(folder) or ([], np.zeros(0))
+    steps, connections = arrays.read_inputs(folder) or ([], np.zeros(0))
     # At the start, and at each evaluation.
     assert steps[0] == 0
     assert steps[-1] == STEPS
     assert connections.shape[1:] == (8, 8, 1)
     np.testing.assert_array_equal(connections.sum((1, 2, 3)), result.layers[0].kept[0])
+
+
+def test_every_connection_is_in_the_degrees_of_its_layer(whole: Any) -> None:
+    folder, result = whole
+    steps, views = arrays.read_masks(folder) or ([], {})
+    assert steps == (arrays.read_inputs(folder) or ([], None))[0]
+    for layer in result.layers:
+        assert views[layer.path].fan_in.sum(1).tolist() == [layer.kept[0]] * len(steps)
+        assert views[layer.path].fan_out.sum(1).tolist() == [layer.kept[0]] * len(steps)
+
+
+def test_confidence_is_that_of_the_test_set(whole: Any, digits: data.Dataset) -> None:
+    folder, result = whole
+    saved = arrays.read_confidence(folder)
+    assert saved is not None
+    right = [round(len(digits.test_labels) * share) for share in result.test_accuracy]
+    assert saved.correct.sum(1).tolist() == right
+    assert saved.count.sum(1).tolist() == [360, 360]
+    assert saved.outside.sum(1).tolist() == [360, 360]
+    assert result.evaluation.outside == "digits with shuffled pixels"
+    assert all(0.5 < value < 1 for value in result.evaluation.auroc)
 
 
 @pytest.mark.parametrize("method", jaxsparse.ALGORITHMS)
