@@ -100,11 +100,10 @@ def program_of(config: Config, cell: Cell, dataset: Dataset) -> Program:
 class Stretches:
     """A program in training, a stretch of steps at a time; nothing is written."""
 
-    def __init__(self, program: Program, config: Config, examples: int) -> None:
-        """At its first step, with the run's seeds and batches."""
-        self._program, self._step = program, 0
-        self._order = Order(config.seeds, examples, config.batch_size)
-        self.learner = program.init(jnp.arange(config.seeds, dtype=jnp.uint32))
+    def __init__(self, program: Program, order: Order, learner: Learner, step: int = 0) -> None:
+        """From a step on, with the batches of that order; ``learner`` is taken over."""
+        self._program, self._order, self._step = program, order, step
+        self.learner = learner
 
     def run(self, steps: int) -> None:
         """Train so many steps, to their end."""
@@ -155,7 +154,7 @@ def run_cell(
         else:
             learner = program.init(jnp.arange(config.seeds, dtype=jnp.uint32))
         records.truncate_metrics(folder, step)
-        log = _Log(program, folder, dataset.image_shape, step)
+        log = _Log(program, folder, dataset.image_shape, config.batch_size, step)
         if not step:
             log.snapshot(0, learner)
         saved, began = time.monotonic(), time.monotonic()
@@ -186,9 +185,15 @@ class _Log:
     """Metrics of a cell on their way to its files."""
 
     def __init__(
-        self, program: Program, folder: pathlib.Path, image_shape: tuple[int, ...], step: int
+        self,
+        program: Program,
+        folder: pathlib.Path,
+        image_shape: tuple[int, ...],
+        batch: int,
+        step: int,
     ) -> None:
-        self._program, self._folder, self._image_shape = program, folder, image_shape
+        self._program, self._folder = program, folder
+        self._image_shape, self._batch = image_shape, batch
         rows = records.read_metrics(folder)
         self._last = rows[-1] if rows else {}
         self._unsaved: list[dict[str, Any]] = []
@@ -215,6 +220,10 @@ class _Log:
         done = np.asarray(self._last.get("cost", np.zeros(values.loss.shape[1])))
         cost = done + values.training_flops.sum(0)
         before = np.asarray(self._last.get("nonfinite", np.zeros_like(done)))
+        # Means over all steps so far, from those of the line before.
+        already = self._last.get("step", 0)
+        parameters = np.asarray(self._last.get("average_parameters", np.zeros_like(done))) * already
+        parameters = (parameters + values.parameters.sum(0)) / step
         size = sum(layer.size for layer in self._program.layers)
         row: dict[str, Any] = {
             "step": step,
@@ -227,6 +236,8 @@ class _Log:
             "inference_flops": values.inference_flops[-1].tolist(),
             "training_flops": (cost / (3 * step)).tolist(),
             "cost": cost.tolist(),
+            "flops": (cost * self._program.flops * self._batch).tolist(),
+            "average_parameters": parameters.tolist(),
             "dropped": np.broadcast_to(info.dropped, done.shape).tolist(),
             "grown": np.broadcast_to(info.grown, done.shape).tolist(),
             "updates": np.broadcast_to(info.updates, done.shape).tolist(),
@@ -259,7 +270,7 @@ class _Log:
                 shape=list(layer.shape),
                 size=layer.size,
                 kept=kept[layer.path].tolist() if layer.path in kept else None,
-                flops=layer.share,
+                flops=layer.flops,
             )
             for layer in self._program.layers
         ]
@@ -282,6 +293,8 @@ class _Log:
             skipped=last["skipped"],
             nonfinite=last["nonfinite"],
             layers=layers,
+            flops=last["flops"],
+            average_parameters=last["average_parameters"],
             exploration=None if explored is None else np.asarray(explored(learner)).tolist(),
         )
 

@@ -26,7 +26,7 @@ from jaxsparse.algorithms.sensitivity import path_sensitivity
 from jaxsparse.base import MaskAlgorithm
 
 from . import build, compare_methods, data, records
-from .cell import Stretches
+from .cell import Order, Stretches
 from .config import Config
 from .data import steps_per_epoch
 from .loop import build_program
@@ -152,7 +152,9 @@ def train(arm: Arm, config: Config, dataset: data.Dataset) -> list[float]:
     program = build_program(
         model, dataset, make(), arm.method(config, steps), config.seeds, config.augment, False
     )
-    training, chunk = Stretches(program, config, examples), math.gcd(config.chunk_steps, steps)
+    seeds, chunk = jnp.arange(config.seeds, dtype=jnp.uint32), math.gcd(config.chunk_steps, steps)
+    order = Order(config.seeds, examples, config.batch_size)
+    training = Stretches(program, order, program.init(seeds))
     for _ in range(steps // chunk):
         training.run(chunk)
     return np.asarray(program.evaluate(training.learner)[1], np.float64).tolist()

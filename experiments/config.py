@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -184,6 +185,38 @@ def preset(name: str) -> Config:
     return PRESETS[name][1]
 
 
+def check_counts(settings: Any, names: Sequence[str]) -> None:
+    """Refuse counts below 1.
+
+    Args:
+      settings: A dataclass.
+      names: Of its fields.
+
+    Raises:
+      ValueError: one line with the value and the range.
+    """
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} is {getattr(settings, name)}; it must be at least 1")
+
+
+def check_rates(settings: Any, names: Sequence[str], prefix: str = "") -> None:
+    """Refuse learning rates that are not above 0.
+
+    Args:
+      settings: A dataclass.
+      names: Of its fields.
+      prefix: Of the fields, in the message.
+
+    Raises:
+      ValueError: one line with the value and the range.
+    """
+    for name in names:
+        if not 0 < getattr(settings, name) < float("inf"):
+            value = getattr(settings, name)
+            raise ValueError(f"{prefix}{name} is {value}; it must be positive and finite")
+
+
 def check(config: Config) -> None:
     """Refuse a configuration that cannot run, before anything is loaded or traced.
 
@@ -198,12 +231,8 @@ def check(config: Config) -> None:
         check_known("method", method, ALGORITHMS)
     for sparsity in config.sparsities:
         check_sparsity(sparsity)
-    for name in ("seeds", "epochs", "batch_size", "evaluate_every", "chunk_steps"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
-    rate = config.optimizer.learning_rate
-    if not rate > 0:
-        raise ValueError(f"optimizer.learning_rate is {rate}; it must be positive")
+    check_counts(config, ("seeds", "epochs", "batch_size", "evaluate_every", "chunk_steps"))
+    check_rates(config.optimizer, ("learning_rate",), "optimizer.")
     pruning = config.pruning
     if pruning.interval < 1:
         raise ValueError(f"pruning.interval is {pruning.interval}; it must be at least 1 step")

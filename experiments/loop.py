@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import jaxsparse
-from jaxsparse.accounting import step_training_flops
+from jaxsparse.accounting import FlopsReport, step_cost
 from jaxsparse.pruning import fixed, keep_all
 
 from .augment import augment, normalize
@@ -40,6 +40,7 @@ class StepMetrics(NamedTuple):
       nonfinite: 1 where the loss or a gradient was not finite.
       inference_flops: Operations of a forward pass, as a fraction of dense.
       training_flops: Operations of the step, in dense forward passes over its batch.
+      parameters: Parameters of the step's forward pass, biases and normalization among them.
     """
 
     loss: Any
@@ -48,15 +49,16 @@ class StepMetrics(NamedTuple):
     nonfinite: Any
     inference_flops: Any
     training_flops: Any
+    parameters: Any
 
 
 class LayerCost(NamedTuple):
-    """One weight leaf, in the network's order, with its share of the dense forward operations."""
+    """One weight leaf, in the network's order, with the dense operations of one image."""
 
     path: str
     shape: tuple[int, ...]
     size: int
-    share: float
+    flops: int
 
 
 class Program(NamedTuple):
@@ -74,6 +76,7 @@ class Program(NamedTuple):
       explored: ``learner -> share of the weights ever kept``, an entry a seed; ``None`` where the
         algorithm keeps no account.
       layers: Weight leaves in the network's order.
+      flops: Operations of a dense forward pass over one image.
       abstract: A ``Learner`` of shapes, for restoring one.
     """
 
@@ -85,6 +88,7 @@ class Program(NamedTuple):
     kept: Callable[[Learner], dict[str, Any]]
     explored: Callable[[Learner], Any] | None
     layers: tuple[LayerCost, ...]
+    flops: int
     abstract: Learner
 
 
@@ -149,25 +153,15 @@ def build_program(
 
     one = jax.eval_shape(init_one, jnp.uint32(0))
     axes = jaxsparse.vmap_axes(one)
-    layers = _layer_costs(model, one, sample)
-    share = {layer.path: layer.share for layer in layers}
+    report = _forward_flops(model, one, sample)
     paths = jaxsparse.sparse_paths(one.opt_state.masks)
-
-    def forward_share(info: jaxsparse.UpdateInfo) -> jax.Array:
-        """Operations of a forward pass with these kept counts, as a fraction of dense."""
-        sizes = {layer.path: layer.size for layer in layers}
-        sparse = [
-            (share[path], kept / sizes[path]) for path, kept in zip(paths, info.kept, strict=False)
-        ]
-        return jnp.float32(1) - sum(part * (1 - ratio) for part, ratio in sparse)
 
     def step_one(learner: Learner, indices: jax.Array) -> tuple[Learner, StepMetrics]:
         seed, params, batch_stats, opt_state = learner
-        used = forward_share(opt_state.info)  # by the masks that this step starts with
-        step, labels, images = opt_state.sparse_step, train_labels[indices], train_images[indices]
+        before, labels, images = opt_state, train_labels[indices], train_images[indices]
         if augmented:
             key = jax.random.fold_in(jax.random.key(seed), _AUGMENT_STREAM)
-            images = augment(jax.random.fold_in(key, step), images)
+            images = augment(jax.random.fold_in(key, before.sparse_step), images)
 
         def loss_of(params: Any) -> Any:
             variables = {"params": params, "batch_stats": batch_stats}
@@ -178,14 +172,16 @@ def build_program(
         at = jaxsparse.forward_params(params, opt_state)
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(at)
         updates, opt_state = tx(seed).update(grads, opt_state, params)
-        norm, inference = optax.tree.norm(grads), forward_share(opt_state.info)
+        norm = optax.tree.norm(grads)
+        cost = step_cost(report, algorithm, before, opt_state, params)
         metrics = StepMetrics(
             loss=loss,
             accuracy=jnp.mean(jnp.argmax(logits, -1) == labels),
             grad_norm=norm,
             nonfinite=1 - jnp.isfinite(loss + norm).astype(jnp.int32),
-            inference_flops=inference,
-            training_flops=step_training_flops(1.0, used, algorithm.dense_gradients(step)),
+            inference_flops=cost.inference,
+            training_flops=cost.training,
+            parameters=cost.parameters,
         )
         return Learner(seed, optax.apply_updates(params, updates), batch_stats, opt_state), metrics
 
@@ -227,19 +223,21 @@ def build_program(
         evaluate=evaluate,
         kept=kept,
         explored=(lambda learner: rate(learner.opt_state)) if accounted else None,
-        layers=layers,
+        layers=tuple(
+            LayerCost(row.path, row.shape, math.prod(row.shape), row.dense)
+            for row in report.layers
+            if row.shape
+        ),
+        flops=report.dense,
         abstract=jax.eval_shape(init, jnp.arange(seeds, dtype=jnp.uint32)),
     )
 
 
-def _layer_costs(model: nn.Module, one: Learner, sample: jax.Array) -> tuple[LayerCost, ...]:
+def _forward_flops(model: nn.Module, one: Learner, sample: jax.Array) -> FlopsReport:
+    """The operations of a dense forward pass over one image."""
+
     def forward(params: Any, batch_stats: Any, images: jax.Array) -> Any:
         variables = {"params": params, "batch_stats": batch_stats}
         return model.apply(variables, images, train=False)
 
-    report = jaxsparse.flops(forward, one.params, one.batch_stats, sample)
-    return tuple(
-        LayerCost(row.path, row.shape, math.prod(row.shape), row.dense / report.dense)
-        for row in report.layers
-        if row.shape
-    )
+    return jaxsparse.flops(forward, one.params, one.batch_stats, sample)

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from . import build, data, records
 from .cell import Order, chunk_length
-from .config import Config, Model, Optimizer
+from .config import Config, Model, Optimizer, check_counts
 from .loop import build_program, masks_given_later
 from .measures import Measures, measures_of
 from .study import read_cells, write_results
@@ -95,9 +95,7 @@ def check_training(training: Training) -> None:
       ValueError: one line with the value, the range and the remedy.
     """
     data.check_name(training.data)
-    for name in ("seeds", "epochs", "batch_size"):
-        if getattr(training, name) < 1:
-            raise ValueError(f"{name} is {getattr(training, name)}; it must be at least 1")
+    check_counts(training, ("seeds", "epochs", "batch_size"))
     if not training.learning_rate > 0:
         raise ValueError(f"learning_rate is {training.learning_rate}; it must be positive")
 

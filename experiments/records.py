@@ -27,14 +27,14 @@ import numpy as np
 class Layer:
     """One weight leaf of a finished cell; ``kept`` has an entry a seed, None where it is dense.
 
-    ``flops`` is its share of the dense network's forward FLOPs.
+    ``flops`` are the operations of a dense forward pass over one image; None in older runs.
     """
 
     path: str
     shape: list[int]
     size: int
     kept: list[int] | None
-    flops: float | None = None
+    flops: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,9 @@ class Result:
 
     Lists have an entry a seed. ``inference_flops`` and ``training_flops`` are fractions of the
     dense network's; ``kept`` and ``weights`` count the weights of all its layers, without biases.
-    ``exploration`` is the share of the weights ever kept, where account was kept of it.
+    ``exploration`` is the share of the weights ever kept, where account was kept of it. ``flops``
+    are all operations of training (None in older runs), ``average_parameters`` the mean over its
+    steps of the parameters that its forward pass used, biases and normalization among them.
     """
 
     cell: str
@@ -84,6 +86,8 @@ class Result:
     nonfinite: list[int]
     layers: list[Layer]
     exploration: list[float] | None = None
+    flops: list[float] | None = None
+    average_parameters: list[float] | None = None
     evaluation: Evaluation | None = None
 
 

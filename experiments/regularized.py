@@ -27,9 +27,10 @@ from jaxsparse.pruning import keep_all
 from jaxsparse.regularization import Regularizer, group_lasso, l1, masks_from_zeros, proximal
 
 from . import data, models, records
-from .cell import Order
+from .cell import Order, Stretches
+from .config import check_counts, check_rates
 from .data import steps_per_epoch
-from .loop import Learner, build_program, masks_given_later
+from .loop import Learner, Program, build_program, masks_given_later
 from .plots import DENSE
 from .regularized_page import figure, markdown
 from .study import train_missing, write_results
@@ -58,6 +59,20 @@ class Training:
     """Of Nesterov's SGD with momentum 0.9, cosine to 0."""
     tuning_rate: float = 0.02
     """The same, of the fine-tuning."""
+
+
+def check(training: Training) -> None:
+    """Refuse what cannot run.
+
+    Args:
+      training: What to check.
+
+    Raises:
+      ValueError: one line with the value, the range and the remedy.
+    """
+    data.check_name(training.data)
+    check_counts(training, ("seeds", "batch_size", "epochs", "tuning_epochs"))
+    check_rates(training, ("learning_rate", "tuning_rate"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,17 +123,17 @@ class Study:
         rate = optax.cosine_decay_schedule(training.tuning_rate, self._tuning_steps)
         self._tuner = self._program(_sgd(rate), masks_given_later())
 
-    def _program(self, optimizer: Any, algorithm: jaxsparse.MaskAlgorithm) -> Any:
+    def _program(self, optimizer: Any, algorithm: jaxsparse.MaskAlgorithm) -> Program:
         features = (*self._training.widths, self._dataset.num_classes)
         model, seeds = models.MLP(features=features), self._training.seeds
         return build_program(model, self._dataset, optimizer, algorithm, seeds, False)
 
-    def _run(self, program: Any, learner: Learner, first: int, steps: int) -> Learner:
+    def _run(self, program: Program, learner: Learner, first: int, steps: int) -> Learner:
         order = Order(self._training.seeds, self._examples, self._training.batch_size)
-        chunk = math.gcd(_CHUNK, steps)
-        for step in range(first, first + steps, chunk):
-            learner, _ = program.run(learner, order.steps(step, step + chunk))
-        return learner
+        training, chunk = Stretches(program, order, learner, first), math.gcd(_CHUNK, steps)
+        for _ in range(steps // chunk):
+            training.run(chunk)
+        return training.learner
 
     def train(self, arm: Arm | None) -> tuple[Any, list[float]]:
         """Train with a penalty, or the dense network.
@@ -267,7 +282,7 @@ def main(arguments: Arguments, arms: Sequence[Arm] = ARMS) -> int:
       arms: The penalties.
 
     Returns:
-      Exit code: 0, or 2 where the data is missing.
+      Exit code: 0, or 2 where the data is missing or a number out of range.
     """
     console, path = Console(), arguments.results / f"{_NAME}.json"
     training = dataclasses.asdict(arguments.training)
@@ -276,6 +291,7 @@ def main(arguments: Arguments, arms: Sequence[Arm] = ARMS) -> int:
     names = {DENSE, *(arm.name for arm in ARMS)}
     kept = {n: r for n, r in known.get("results", {}).items() if n in names} if same else {}
     try:
+        check(arguments.training)
         dataset = data.load(arguments.training.data, arguments.data_dir)
     except (ValueError, FileNotFoundError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)

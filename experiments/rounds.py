@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 
 from . import models, records
 from .cell import Order, Stopped
+from .config import check_counts
 from .data import Dataset, hold_out, steps_per_epoch
 from .loop import Learner, build_program, masks_given_later
 
@@ -117,9 +118,7 @@ def check(training: Training) -> None:
     Raises:
       ValueError: one line with the value, the range and the remedy.
     """
-    for name in ("seeds", "iterations", "batch_size", "validation", "evaluate_every"):
-        if getattr(training, name) < 1:
-            raise ValueError(f"{name} is {getattr(training, name)}; it must be at least 1")
+    check_counts(training, ("seeds", "iterations", "batch_size", "validation", "evaluate_every"))
     if not training.learning_rate > 0:
         raise ValueError(f"learning_rate is {training.learning_rate}; it must be positive")
     if training.iterations % training.evaluate_every:

@@ -6,10 +6,11 @@ import statistics
 import time
 from typing import Any
 
+import jax.numpy as jnp
 from rich.console import Console
 
 from . import data, records
-from .cell import Cell, Stretches, program_of
+from .cell import Cell, Order, Stretches, program_of
 from .config import Config
 from .train import cells_of, progress_bars
 
@@ -42,7 +43,12 @@ def measure(config: Config, run: pathlib.Path, console: Console) -> None:
         return
     dataset = data.load(config.data, config.data_dir)
     config, examples = dataclasses.replace(config, exploration=False), len(dataset.train_images)
-    begin = lambda cell: Stretches(program_of(config, cell, dataset), config, examples)
+
+    def begin(cell: Cell) -> Stretches:
+        program, seeds = program_of(config, cell, dataset), jnp.arange(config.seeds)
+        order = Order(config.seeds, examples, config.batch_size)
+        return Stretches(program, order, program.init(seeds.astype(jnp.uint32)))
+
     dense = begin(Cell("dense", "dense", 0.0))
     dense.run(_STEPS)  # compiles
     with progress_bars(console) as bars:

@@ -232,9 +232,8 @@ def main(
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
         return 2
     numbers = {"run": about, "results": [dataclasses.asdict(result) for result in results]}
-    records.write_json(arguments.results / f"{name}.json", numbers)
     page = markdown(results, about)
-    records.write_bytes(arguments.results / f"{name}.md", page.encode())
+    write_results(arguments.results, name, numbers, page, None)
     figure(run, arguments.results / f"{name}.png")
     console.print(page, markup=False)
     console.print(f"report: {write_report(run)}")

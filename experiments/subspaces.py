@@ -27,6 +27,7 @@ from jaxsparse.algorithms.dense import dense
 
 from . import data, records
 from .augment import normalize
+from .config import check_counts, check_rates
 from .models import MLP
 from .study import train_missing, write_results
 from .subspaces_page import figure, markdown
@@ -59,6 +60,22 @@ class Setting:
     """The same for coordinates of a random subspace."""
     held_out: int = 0
     """Training images to measure accuracy on instead of the test set: to choose rates by."""
+
+
+def check(setting: Setting) -> None:
+    """Refuse what cannot run.
+
+    Args:
+      setting: What to check.
+
+    Raises:
+      ValueError: one line with the value, the range and the remedy.
+    """
+    data.check_name(setting.data)
+    check_counts(setting, ("seeds", "batch_size", "epochs"))
+    check_rates(setting, ("weight_rate", "sparse_rate", "subspace_rate"))
+    if setting.held_out < 0:
+        raise ValueError(f"held_out is {setting.held_out}; it must be 0 or more images")
 
 
 class Whole(NamedTuple):
@@ -266,12 +283,14 @@ def main(arguments: Arguments, cells: Sequence[Cell] = CELLS) -> int:
       cells: What to train.
 
     Returns:
-      Exit code: 0, or 2 where the data is missing or what is there was trained otherwise.
+      Exit code: 0, or 2 where the data is missing, a number out of range, or what is there was
+      trained otherwise.
     """
     console, path = Console(), arguments.results / f"{_NAME}.json"
     setting = json.loads(json.dumps(dataclasses.asdict(arguments.setting)))
     about: dict[str, Any] = {} if arguments.anew else records.read_json(path) or {}
     try:
+        check(arguments.setting)
         if about and about["setting"] != setting:
             raise ValueError(f"{path} has another setting; add --anew to train everything again")
         dataset = data.load(arguments.setting.data, arguments.data_dir)

@@ -13,6 +13,7 @@ from jaxsparse._tree import map_masks
 from jaxsparse.pruning import Round, iterative_pruning, prune_remaining, random_masks_like
 
 from . import data, rounds
+from .config import check_counts
 from .rounds import Task, Trainer
 
 Arm = Literal["reinit", "random", "one_shot", "continued"]
@@ -61,8 +62,7 @@ def check(study: Study) -> None:
         raise ValueError(
             f"data and other are both {study.data!r}; name another set, or give no transfer_rounds"
         )
-    if study.rounds < 1:
-        raise ValueError(f"rounds is {study.rounds}; it must be at least 1")
+    check_counts(study, ("rounds",))
     for name in ("fraction", "output_fraction"):
         if not 0 < getattr(study, name) < 1:
             raise ValueError(f"{name} is {getattr(study, name)}; it must lie in (0, 1)")

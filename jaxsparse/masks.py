@@ -56,21 +56,21 @@ def map_kept(f: Callable[..., Any], params: Params, masks: Masks, *trees: PyTree
       >>> print(map_kept(lambda weight, mask, part: weight * part, params, masks, {"w": 2.0}))
       {'bias': Array([1.], dtype=float32), 'w': Array([6.], dtype=float32)}
     """
-    pairs, structure = _pairs(params, masks)
+    pairs, structure = pairs_of(params, masks)
     rest = iter(zip(*[jax.tree.leaves(tree) for tree in trees], strict=True))
     row = lambda: next(rest) if trees else ()
     mapped = [w if is_dense(m) else f(w, m, *row()) for _, w, m in pairs]
     return jax.tree.unflatten(structure, mapped)
 
 
-def _pairs(params: Params, masks: Masks) -> tuple[list[tuple[str, Any, Any]], Any]:
+def pairs_of(params: Params, masks: Masks) -> tuple[list[tuple[str, Any, Any]], Any]:
     """``[(path, weight, mask)]``, by order: an nnx optimizer boxes masks unlike parameters."""
     leaves, structure = flatten_with_paths(params)
     marks = jax.tree.leaves(masks, is_leaf=is_dense)
     if len(leaves) != len(marks):
         raise ValueError(
             f"{len(leaves)} leaves of params, {len(marks)} of masks; pass the parameters that the "
-            "optimizer was initialized with"
+            "masks were made for"
         )
     pairs = [(p, w, m) for (p, w), m in zip(leaves, marks, strict=True)]
     for path, weight, mask in pairs:
@@ -78,7 +78,7 @@ def _pairs(params: Params, masks: Masks) -> tuple[list[tuple[str, Any, Any]], An
         if not is_dense(weight) and not is_dense(mask) and weight.shape != mask.shape:
             raise ValueError(
                 f"{path} has shape {weight.shape}, its mask {mask.shape}; pass the parameters that "
-                "the optimizer was initialized with"
+                "the masks were made for"
             )
     return pairs, structure
 
@@ -273,7 +273,7 @@ def summary(params: Params, masks: Masks) -> Summary:
             kept=None if is_dense(mask) else int(jnp.sum(mask, dtype=jnp.int32)),
             size=math.prod(weight.shape),
         )
-        for path, weight, mask in _pairs(params, masks)[0]
+        for path, weight, mask in pairs_of(params, masks)[0]
         if not is_dense(weight)
     ]
     return Summary(tuple(rows))

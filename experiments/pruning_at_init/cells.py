@@ -18,8 +18,8 @@ from jaxsparse.pruning import keep_all
 
 from .. import data, models, records
 from ..build import build_optimizer
-from ..cell import Stopped, Stretches
-from ..config import Config, Optimizer
+from ..cell import Order, Stopped, Stretches
+from ..config import Config, Optimizer, check_counts
 from ..data import steps_per_epoch
 from ..loop import build_program, masks_given_later
 from ..measures import Measures, measures_of
@@ -120,11 +120,8 @@ def check(study: Study) -> None:
       ValueError: one line with the value, the range and the remedy.
     """
     data.check_name(study.data)
-    for name in (
-        "seeds", "steps", "batch_size", "synflow_rounds", "force_rounds", "chunk_steps"
-    ):  # fmt: skip
-        if getattr(study, name) < 1:
-            raise ValueError(f"{name} is {getattr(study, name)}; it must be at least 1")
+    counts = ("seeds", "steps", "batch_size", "synflow_rounds", "force_rounds", "chunk_steps")
+    check_counts(study, counts)
     if wrong := [x for x in study.exponents if not x >= 0]:
         raise ValueError(f"exponents holds {wrong[0]}; give powers of ten from 0 on")
     if not study.optimizer.learning_rate > 0:
@@ -292,8 +289,9 @@ class Trainer:
         self, masks: Any, steps: int, progress: Callable[[int], None]
     ) -> tuple[list[float], list[float]]:
         """Accuracy and loss on the test set at the last step, of the first weights under masks."""
-        training = Stretches(self._program, self._config, self._examples)
-        training.learner = self._program.start(self._seeds, self._params, self._batch_stats, masks)
+        order = Order(self._config.seeds, self._examples, self._config.batch_size)
+        learner = self._program.start(self._seeds, self._params, self._batch_stats, masks)
+        training = Stretches(self._program, order, learner)
         done = 0
         while done < steps:
             chunk = min(self._study.chunk_steps, steps - done)

@@ -52,33 +52,34 @@ def flops_section(cells: Sequence[Cell], look: dict[str, Style]) -> str:
     return page.section("flops", title, text if content else none, content)
 
 
-def _zeros(layer: records.Layer, seeds: int) -> list[float] | None:
-    del seeds
+def _zeros(layer: records.Layer, result: records.Result) -> list[float] | None:
+    del result
     if layer.kept is None or not layer.size:
         return None
     return [100 * (1 - kept / layer.size) for kept in layer.kept]
 
 
-def flops_of(layer: records.Layer, seeds: int) -> list[float] | None:
-    """FLOPs of a layer in percent of those of the dense network, an entry a seed.
+def flops_of(layer: records.Layer, result: records.Result) -> list[float] | None:
+    """FLOPs of a layer in percent of those of the dense network's layers, an entry a seed.
 
     Args:
       layer: What the result says of it.
-      seeds: How many.
+      result: Of all layers.
 
     Returns:
       The percentages, or None where they are not recorded.
     """
     if layer.flops is None:
         return None
-    kept = [layer.size] * seeds if layer.kept is None else layer.kept
-    return [100 * layer.flops * each / layer.size for each in kept]
+    whole = sum(each.flops or 0 for each in result.layers)
+    kept = [layer.size] * len(result.seeds) if layer.kept is None else layer.kept
+    return [100 * layer.flops * each / (layer.size * whole) for each in kept]
 
 
 def _panels(
     cells: Sequence[Cell],
     look: dict[str, Style],
-    measure: Callable[[records.Layer, int], list[float] | None],
+    measure: Callable[[records.Layer, records.Result], list[float] | None],
     title: str,
     axis: str,
     *,
@@ -94,7 +95,7 @@ def _panels(
             if not (dense if result.method == DENSE else result.sparsity == level):
                 continue
             for layer in result.layers:
-                values = measure(layer, len(result.seeds))
+                values = measure(layer, result)
                 if values is not None:
                     name = f"{layer.path}  {'x'.join(map(str, layer.shape))}"
                     found.setdefault(name, {})[label] = values

@@ -16,8 +16,10 @@ from .._jaxprs import inner_jaxprs, is_call, opened
 NO_LEAF = -1
 """The account of products without a parameter operand, such as attention scores."""
 
+MACS, OUTPUTS = "multiply-accumulates", "outputs"
+
 Costs: TypeAlias = Counter
-"""Multiply-accumulates by leaf position, in order of first use."""
+"""By leaf position and ``MACS`` or ``OUTPUTS`` (sums that are made), in order of first use."""
 
 
 class Origin(NamedTuple):
@@ -32,10 +34,17 @@ ACTIVATION = Origin(data=True)
 
 
 class Counting(NamedTuple):
-    """What stays the same throughout a count."""
+    """What stays the same throughout a count.
+
+    ``padded_as_image`` are leaves whose convolutions are counted as if the padding were part of the
+    image, and padded once more; ``depthwise_as_one``: is the output of a depthwise convolution one
+    channel?
+    """
 
     sizes: dict[int, int]
     while_steps: int | None
+    padded_as_image: frozenset[int] = frozenset()
+    depthwise_as_one: bool = False
 
 
 def count(
@@ -61,8 +70,9 @@ def _count_eqn(
     """One equation: a product, control flow, a call, or an operation that costs nothing."""
     name = eqn.primitive.name
     if name in _PRODUCTS:
-        macs = _PRODUCTS[name](eqn)
-        return [ACTIVATION] * len(eqn.outvars), _charge(macs, inputs[:2], counting.sizes)
+        leaves = _kernel(inputs[:2])
+        costs = _charge(_PRODUCTS[name](eqn, leaves, counting), leaves, counting.sizes)
+        return [ACTIVATION] * len(eqn.outvars), costs
     if name in _CONTROL:
         return _CONTROL[name](eqn, inputs, counting)
     inner = list(map(opened, inner_jaxprs(eqn)))
@@ -126,24 +136,31 @@ def _largest(origins: Sequence[Origin], sizes: dict[int, int]) -> tuple[int, ...
     )
 
 
-def _charge(macs: int, operands: Sequence[Origin], sizes: dict[int, int]) -> Costs:
-    """Charge a product to its kernel: a pure parameter before a mixed one, the right one first."""
+def _kernel(operands: Sequence[Origin]) -> tuple[int, ...]:
+    """The leaves of a product's kernel: pure parameters before mixed ones, the right one first."""
     fed = sorted((o for o in reversed(operands) if o.leaves), key=lambda origin: origin.data)
-    if not fed:
-        return Counter({NO_LEAF: macs})
-    whole = sum(sizes[leaf] for leaf in fed[0].leaves)
+    return fed[0].leaves if fed else ()
+
+
+def _charge(product: Costs, leaves: tuple[int, ...], sizes: dict[int, int]) -> Costs:
+    """Charge a product to its kernel's leaves, by their sizes."""
+    if not leaves:
+        return Counter({(NO_LEAF, what): number for what, number in product.items()})
+    whole = sum(sizes[leaf] for leaf in leaves)
     costs: Costs = Counter()
     before = 0
-    for leaf in fed[0].leaves:
+    for leaf in leaves:
         # Differences of running shares, so that rounding never changes the sum.
         after = before + sizes[leaf]
-        costs[leaf] = macs * after // whole - macs * before // whole if whole else 0
+        for what, number in product.items():
+            share = number * after // whole - number * before // whole if whole else 0
+            costs[leaf, what] = share
         before = after
     return costs
 
 
 def _scaled(costs: Costs, times: int) -> Costs:
-    return Counter({leaf: macs * times for leaf, macs in costs.items()})
+    return Counter({account: number * times for account, number in costs.items()})
 
 
 def _join(first: Origin, second: Origin) -> Origin:
@@ -213,7 +230,8 @@ def _cond(
     outputs = branches[0][0]
     for other, _ in branches[1:]:
         outputs = [_join(a, b) for a, b in zip(outputs, other, strict=True)]
-    return outputs, max((costs for _, costs in branches), key=lambda costs: costs.total())
+    macs = lambda costs: sum(number for (_, what), number in costs.items() if what == MACS)
+    return outputs, max((costs for _, costs in branches), key=macs)
 
 
 def _pass(
@@ -252,36 +270,51 @@ def _shape(atom: Any) -> tuple[int, ...]:
     return atom.aval.shape
 
 
-def _dot_macs(eqn: jex_core.JaxprEqn) -> int:
-    lhs = _shape(eqn.invars[0])
+def _product(macs: int, outputs: int) -> Costs:
+    return Counter({MACS: macs, OUTPUTS: outputs})
+
+
+def _dot(eqn: jex_core.JaxprEqn, leaves: tuple[int, ...], counting: Counting) -> Costs:
+    del leaves, counting
+    lhs, outputs = _shape(eqn.invars[0]), math.prod(_shape(eqn.outvars[0]))
     (contracted, _), _ = eqn.params["dimension_numbers"]
-    return math.prod(_shape(eqn.outvars[0])) * math.prod(lhs[i] for i in contracted)
+    return _product(outputs * math.prod(lhs[i] for i in contracted), outputs)
 
 
-def _ragged_dot_macs(eqn: jex_core.JaxprEqn) -> int:
+def _ragged_dot(eqn: jex_core.JaxprEqn, leaves: tuple[int, ...], counting: Counting) -> Costs:
     """Each row meets one group only, so the groups themselves cost nothing."""
+    del leaves, counting
     lhs, rhs = _shape(eqn.invars[0]), _shape(eqn.invars[1])
     numbers = eqn.params["ragged_dot_dimension_numbers"]
     (_, contracted), (_, batch) = numbers.dot_dimension_numbers
     shared = {*contracted, *batch, *numbers.rhs_group_dimensions}
-    return math.prod(lhs) * math.prod(n for i, n in enumerate(rhs) if i not in shared)
+    macs = math.prod(lhs) * math.prod(n for i, n in enumerate(rhs) if i not in shared)
+    return _product(macs, math.prod(_shape(eqn.outvars[0])))
 
 
-def _conv_macs(eqn: jex_core.JaxprEqn) -> int:
-    lhs, rhs = _shape(eqn.invars[0]), _shape(eqn.invars[1])
-    numbers = eqn.params["dimension_numbers"]
+def _conv(eqn: jex_core.JaxprEqn, leaves: tuple[int, ...], counting: Counting) -> Costs:
+    lhs, rhs, out = (_shape(atom) for atom in (*eqn.invars, *eqn.outvars))
+    numbers, params = eqn.params["dimension_numbers"], eqn.params
+    if counting.padded_as_image.intersection(leaves):
+        out = list(out)
+        for at, place in enumerate(numbers.out_spec[2:]):
+            whole = lhs[numbers.lhs_spec[2 + at]] + sum(params["padding"][at])
+            out[place] = -(-whole // params["window_strides"][at])
+    outputs = math.prod(out)
     # Every output is a sum over one output feature's kernel, whatever the groups; padding counts.
-    taps = math.prod(rhs) // max(rhs[numbers.rhs_spec[0]], 1)
-    macs = math.prod(_shape(eqn.outvars[0])) * taps
-    if math.prod(eqn.params["lhs_dilation"]) == 1:
-        return macs
-    # Zeros inserted between the inputs (transposed convolutions and gradients of strided ones)
-    # are not multiplied: each input meets each tap of each output feature once.
-    return min(macs, math.prod(lhs) // max(lhs[numbers.lhs_spec[1]], 1) * math.prod(rhs))
+    macs = outputs * (math.prod(rhs) // max(rhs[numbers.rhs_spec[0]], 1))
+    if math.prod(params["lhs_dilation"]) != 1:
+        # Zeros inserted between the inputs (transposed convolutions and gradients of strided ones)
+        # are not multiplied: each input meets each tap of each output feature once.
+        macs = min(macs, math.prod(lhs) // max(lhs[numbers.lhs_spec[1]], 1) * math.prod(rhs))
+    groups = params["feature_group_count"]
+    depthwise = groups > 1 and rhs[numbers.rhs_spec[1]] == 1
+    one = counting.depthwise_as_one and depthwise
+    return _product(macs, outputs // groups if one else outputs)
 
 
-_PRODUCTS: dict[str, Callable[[jex_core.JaxprEqn], int]] = {
-    "dot_general": _dot_macs,
-    "conv_general_dilated": _conv_macs,
-    "ragged_dot_general": _ragged_dot_macs,
+_PRODUCTS: dict[str, Callable[[jex_core.JaxprEqn, tuple[int, ...], Counting], Costs]] = {
+    "dot_general": _dot,
+    "conv_general_dilated": _conv,
+    "ragged_dot_general": _ragged_dot,
 }

@@ -1,5 +1,6 @@
 """Bytes that a sparse model takes at rest."""
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -7,6 +8,8 @@ from jaxtyping import PyTree
 
 from .._table import aligned
 from ._leaves import Leaf, array_leaves
+
+_POINTER_BYTES = 4
 
 
 class LeafSize(NamedTuple):
@@ -18,7 +21,8 @@ class LeafSize(NamedTuple):
       kept: Weights kept.
       dense: Bytes of all values, zeros included.
       bitmask: Bytes of the kept values and one bit a position; no bits where nothing is missing.
-      indices: Bytes of the kept values and a flat index for each; none where nothing is missing.
+      indices: Bytes in compressed sparse rows (CSR): the kept values, a column index for each and a
+        pointer a row; the values alone where nothing is missing.
     """
 
     path: str
@@ -55,7 +59,7 @@ class SizeReport(NamedTuple):
 
     @property
     def indices(self) -> int:
-        """Bytes with indices for each sparse leaf."""
+        """Bytes with compressed rows for each sparse leaf."""
         return sum(leaf.indices for leaf in self.leaves)
 
     @property
@@ -78,15 +82,17 @@ class SizeReport(NamedTuple):
 def size_bytes(params: PyTree, masks: PyTree | None = None, *, index_bytes: int = 4) -> SizeReport:
     """Count the bytes of a model at rest: dense, with bitmasks, and with indices.
 
-    A sparse leaf of ``n`` weights, ``k`` of them kept, takes ``k`` values and ``n`` bits, or ``k``
-    values and ``k`` indices: bitmasks are smaller above one weight in 32, indices below (with
-    32-bit indices). Leaves without a mask, biases among them, are stored whole.
+    A sparse leaf of ``n`` weights in ``r`` rows, ``k`` weights kept, takes ``k`` values and ``n``
+    bits, or ``k`` values, ``k`` column indices and ``r + 1`` pointers of 32 bits: with 32-bit
+    indices, bitmasks are smaller wherever more than one weight in 32 is kept. A row is all weights
+    of one index of all axes but the last. Leaves without a mask, biases among them, are stored
+    whole.
 
     Args:
       params: Pytree of arrays or ``jax.ShapeDtypeStruct`` leaves; dtypes say how wide values are.
       masks: Pytree like ``params``: bool arrays or kept counts; ``optax.MaskedNode()``, or
         nothing, where a leaf is dense.
-      index_bytes: Bytes of one flat index.
+      index_bytes: Bytes of one column index.
 
     Returns:
       A :class:`SizeReport` with ``dense``, ``bitmask``, ``indices``, ``smallest`` and ``leaves``.
@@ -99,7 +105,7 @@ def size_bytes(params: PyTree, masks: PyTree | None = None, *, index_bytes: int 
       >>> params = {"w": jax.ShapeDtypeStruct((784, 10), jnp.float32)}
       >>> report = size_bytes(params, {"w": 784})
       >>> report.dense, report.bitmask, report.indices
-      (31360, 4116, 6272)
+      (31360, 4116, 9412)
 
     References:
       Evci et al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_, ICML 2020,
@@ -113,11 +119,12 @@ def _leaf_size(leaf: Leaf, index_bytes: int) -> LeafSize:
     width = jnp.dtype(leaf.dtype).itemsize
     values = leaf.kept * width
     sparse = leaf.kept < leaf.size
+    pointers = _POINTER_BYTES * (math.prod(leaf.shape[:-1]) + 1)
     return LeafSize(
         leaf.path,
         leaf.shape,
         leaf.kept,
         dense=leaf.size * width,
         bitmask=values + (-(-leaf.size // 8) if sparse else 0),
-        indices=values + (leaf.kept * index_bytes if sparse else 0),
+        indices=values + (leaf.kept * index_bytes + pointers if sparse else 0),
     )

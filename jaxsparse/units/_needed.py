@@ -19,12 +19,12 @@ class Unneeded(NamedTuple):
     """What can go.
 
     Attributes:
-      gone: Roots of the units that go, as keys.
+      gone: Roots of the units that go.
       leaves: The parameters, constants of units that go added to biases.
       left: ``(group, reason)`` of what does nothing and stays, to how many units.
     """
 
-    gone: dict[int, None]
+    gone: set[int]
     leaves: list[Any]
     left: Counter[tuple[str, str]]
 
@@ -52,7 +52,7 @@ def unneeded(
     """
     there = [present.copy() for present in there]
     leaves, stuck = _without_constants(analysis, list(leaves), there, inputs, marks)
-    gone: dict[int, None] = {}
+    gone: set[int] = set()
     left: Counter[tuple[str, str]] = Counter()
     members: list[tuple[int, Any, int, list[Any]]] = []
     for group in groups.groups:
@@ -67,7 +67,7 @@ def unneeded(
             held = group.held is not None or not made_or_read
             if root in gone or held or _is_read(there, slices):
                 continue
-            gone[root] = None
+            gone.add(root)
             for member, positions in slices:
                 np.moveaxis(there[member.leaf], member.axis, 0)[positions] = False
             changed = True
@@ -75,7 +75,7 @@ def unneeded(
         mine = [row for row in members if row[1] is group]
         if group.held is None and all(row[0] in gone for row in mine):
             # An axis of no units at all is more than most programs are ready for.
-            del gone[mine[0][0]]
+            gone.remove(mine[0][0])
             left[group.name, "so that the layer is not empty"] += 1
         elif group.held is not None:
             idle = sum(not _is_read(there, row[3]) for row in mine if _reads(row[3]))

@@ -1,6 +1,6 @@
 """A program once more, on arrays from which units are gone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -30,12 +30,12 @@ def run(program: Program, given: Sequence[Any]) -> dict[int, Any]:
     return known
 
 
-def kept_axes(analysis: Analysis, gone: Mapping[int, Any]) -> list[Kept]:
+def kept_axes(analysis: Analysis, gone: Iterable[int]) -> list[Kept]:
     """Which positions of each axis are left.
 
     Args:
       analysis: Of a program.
-      gone: Roots of the units that are gone, as keys.
+      gone: Roots of the units that are gone.
 
     Returns:
       bool, for each axis of each value.

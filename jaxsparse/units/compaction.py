@@ -160,7 +160,7 @@ def compact(
             for number in analysis.axes[program.inputs[leaf]][axis][positions]
         }
         given = [*jax.tree.leaves(params), *jax.tree.leaves(inputs)]
-        outputs = replay(program, kept_axes(analysis, dict.fromkeys(gone)), given)
+        outputs = replay(program, kept_axes(analysis, gone), given)
         return jax.tree.unflatten(program.structure, outputs)
 
     return Compacted(

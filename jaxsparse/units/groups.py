@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
@@ -193,5 +193,5 @@ def spread(member: Member, kept: Any, ndim: int) -> Any:
     Returns:
       bool, of size 1 along the other axes.
     """
-    values = jax.numpy.where(member.unit >= 0, jax.numpy.asarray(kept)[member.unit], True)
+    values = jnp.where(member.unit >= 0, jnp.asarray(kept)[member.unit], True)
     return values.reshape([-1 if axis == member.axis else 1 for axis in range(ndim)])

@@ -13,6 +13,7 @@ from jaxsparse._jaxprs import Operation, dependent, flat_program
 from jaxsparse._table import aligned
 from jaxsparse._tree import flatten_with_paths, is_dense
 from jaxsparse.base import Masks, Params
+from jaxsparse.masks import pairs_of
 from jaxsparse.units._support import evaluate
 
 
@@ -189,20 +190,10 @@ def masks_like(masks: Masks, params: Params) -> list[Any]:
       >>> masks_like(masks, params)
       [Array([ True, False], dtype=bool), MaskedNode()]
     """
-    named = flatten_with_paths(params)[0]
-    marks = jax.tree.leaves(masks, is_leaf=is_dense)
-    if len(marks) != len(named):
+    if jax.tree.structure(masks, is_leaf=is_dense) != jax.tree.structure(params, is_leaf=is_dense):
         spread = lambda mask, part: jax.tree.map(lambda _: mask, part) if is_dense(mask) else mask
-        marks = jax.tree.leaves(
-            jax.tree.map(spread, masks, params, is_leaf=is_dense), is_leaf=is_dense
-        )
-    for mask, (path, leaf) in zip(marks, named, strict=True):
-        if not is_dense(mask) and tuple(mask.shape) != tuple(leaf.shape):
-            raise ValueError(
-                f"{path} has shape {tuple(leaf.shape)}, its mask {tuple(mask.shape)}; pass the "
-                "parameters that the masks were made for"
-            )
-    return marks
+        masks = jax.tree.map(spread, masks, params, is_leaf=is_dense)
+    return [mask for _, _, mask in pairs_of(params, masks)[0]]
 
 
 def _shape_of(leaf: Any) -> tuple[int, ...]:

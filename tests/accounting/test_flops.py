@@ -13,12 +13,18 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from experiments.models import ResNet50
-from jaxsparse.accounting import flops
+from experiments.models import LeNet5
+from jaxsparse.accounting import FlopsReport, flops, micronet
 
 
 def spec(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def rows(report: FlopsReport) -> tuple[Any, ...]:
+    """Without the operations that no mask saves: none in a leaf under multiply-add."""
+    assert all(row.fixed == (0 if row.shape else row.dense) for row in report.layers)
+    return tuple(row[:5] for row in report.layers)
 
 
 # One square layer on 3 rows: 2 * 3 * 8 * 8 operations, whatever is wrapped around it.
@@ -37,7 +43,7 @@ def test_lenet_300_100_by_hand() -> None:
     assert report.dense == report.sparse == 2 * (784 * 300 + 300 * 100 + 100 * 10) == 532_400
     assert report.ratio == 1.0
     assert [row.path for row in report.layers] == ["a", "b", "c"]
-    assert report.layers[0] == ("a", (784, 300), 235_200, 470_400, 470_400)
+    assert rows(report)[0] == ("a", (784, 300), 235_200, 470_400, 470_400)
     assert flops(mlp, LENET, spec(7, 784)).dense == 7 * 532_400
 
 
@@ -84,7 +90,7 @@ SAME_COST: dict[str, Callable[[Any, Any], Any]] = {
 @pytest.mark.parametrize("name", SAME_COST)
 def test_wrapping_changes_neither_cost_nor_attribution(name: str) -> None:
     report = flops(SAME_COST[name], W, X, masks={"w": 16})
-    assert report.layers == (("w", (8, 8), 16, ONE, ONE // 4),)
+    assert rows(report) == (("w", (8, 8), 16, ONE, ONE // 4),)
 
 
 def test_custom_vjp() -> None:
@@ -103,7 +109,7 @@ def test_a_mask_among_the_inputs_keeps_the_attribution(dtype: Any) -> None:
         return x @ w
 
     report = flops(masked, W, spec(8, 8, dtype=dtype), X, masks={"w": 16})
-    assert report.layers == (("w", (8, 8), 16, ONE, ONE // 4),)
+    assert rows(report) == (("w", (8, 8), 16, ONE, ONE // 4),)
 
 
 def test_a_scale_on_activations_is_not_a_kernel() -> None:
@@ -186,14 +192,14 @@ def test_backward_costs_twice_the_forward() -> None:
 
 def test_scan_multiplies_by_its_length() -> None:
     repeated = lambda p, x: lax.scan(lambda c, _: (c @ p["w"], None), x, None, length=7)[0]
-    assert flops(repeated, W, X, masks={"w": 16}).layers == (("w", (8, 8), 16, 7 * ONE, 7 * 96),)
+    assert rows(flops(repeated, W, X, masks={"w": 16})) == (("w", (8, 8), 16, 7 * ONE, 7 * 96),)
 
 
 def test_scan_over_stacked_layers() -> None:
     params = {"layers": spec(5, 8, 8)}
     stacked = lambda p, x: lax.scan(lambda c, w: (jnp.tanh(c @ w), c), x, p["layers"])
     report = flops(stacked, params, X, masks={"layers": 77})
-    assert report.layers == (("layers", (5, 8, 8), 77, 5 * ONE, 2 * 3 * 77),)
+    assert rows(report) == (("layers", (5, 8, 8), 77, 5 * ONE, 2 * 3 * 77),)
 
 
 def test_scan_of_a_carried_weight() -> None:
@@ -228,7 +234,7 @@ def test_cond_costs_its_dearest_branch() -> None:
     def choose(p: Any, x: jax.Array) -> jax.Array:
         return lax.cond(x.sum() > 0, lambda: x @ p["w"], lambda: x @ p["v"] @ p["v"])
 
-    assert flops(choose, params, X).layers == (("v", (8, 8), 64, 2 * ONE, 2 * ONE),)
+    assert rows(flops(choose, params, X)) == (("v", (8, 8), 64, 2 * ONE, 2 * ONE),)
 
 
 def test_a_shared_leaf_has_one_row() -> None:
@@ -236,7 +242,7 @@ def test_a_shared_leaf_has_one_row() -> None:
     ids = spec(3, dtype=jnp.int32)
     tied = lambda p, ids: p["embedding"][ids] @ p["w"] @ p["w"] @ p["embedding"].T
     report = flops(tied, params, ids, masks={"embedding": 80, "w": 32})
-    assert report.layers == (
+    assert rows(report) == (
         ("w", (8, 8), 32, 2 * ONE, ONE),
         ("embedding", (100, 8), 80, 2 * 3 * 8 * 100, 2 * 3 * 80),
     )
@@ -258,7 +264,7 @@ def test_experts() -> None:
     params = {"experts": spec(4, 8, 6)}
     ragged = lambda p, x, sizes: lax.ragged_dot(x, p["experts"], sizes)
     report = flops(ragged, params, X, spec(4, dtype=jnp.int32), masks={"experts": 48})
-    assert report.layers == (("experts", (4, 8, 6), 48, 2 * 3 * 8 * 6, 2 * 3 * 8 * 6 // 4),)
+    assert rows(report) == (("experts", (4, 8, 6), 48, 2 * 3 * 8 * 6, 2 * 3 * 8 * 6 // 4),)
     routed = lambda p, x, expert: x @ p["experts"][expert]
     assert flops(routed, params, X, spec(dtype=jnp.int32), masks={"experts": 48}) == report
 
@@ -269,7 +275,7 @@ def test_shard_map_counts_every_shard() -> None:
         lambda w, x: x @ w, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data")
     )
     report = flops(lambda p, x: sharded(p["w"], x), W, spec(12, 8), masks={"w": 16})
-    assert report.layers == (("w", (8, 8), 16, 4 * ONE, ONE),)
+    assert rows(report) == (("w", (8, 8), 16, 4 * ONE, ONE),)
 
 
 def test_a_product_that_cannot_be_read_is_an_error() -> None:
@@ -296,18 +302,14 @@ def test_xla_counts_the_same(key: jax.Array) -> None:
     assert 0 <= compiled["flops"] - flops(mlp, params, x).dense <= 4 * (3 * 300 + 100)
 
 
-@pytest.mark.parametrize(
-    ("epsilon", "published"), [(99.562, 0.4153), (48.787, 0.2431), (24.372, 0.1230)]
-)
-def test_published_ratios_of_erdos_renyi_kernel_resnet50(epsilon: float, published: float) -> None:
-    model, x = ResNet50(), spec(1, 224, 224, 3)
-    variables = jax.eval_shape(model.init, jax.random.key(0), x)
-    masks = jax.tree.map(
-        lambda w: min(round(epsilon * sum(w.shape)), w.size) if w.ndim > 1 else w.size, variables
-    )
-    report = flops(model.apply, variables, x, masks=masks)
-    # Theirs has a first convolution of 115 x 115 outputs, biases and ReLUs besides.
-    assert report.ratio == pytest.approx(published, abs=3e-3)
+def test_xla_counts_the_same_in_convolutions() -> None:
+    model = LeNet5()
+    variables = jax.eval_shape(model.init, jax.random.key(0), spec(2, 28, 28, 1))
+    compiled = jax.jit(model.apply).lower(variables, spec(2, 28, 28, 1)).compile().cost_analysis()
+    counted = flops(model.apply, variables, spec(2, 28, 28, 1)).dense
+    # Biases, ReLU and pooling: at most seven an output of a convolution, three one of a layer.
+    others = 2 * (7 * (24 * 24 * 20 + 8 * 8 * 50) + 3 * 510)
+    assert 0 <= compiled["flops"] - counted <= others < counted / 10
 
 
 def test_equinox() -> None:
@@ -317,7 +319,7 @@ def test_equinox() -> None:
         eqx.filter(model, eqx.is_array),
     )
     report = flops(lambda model, x: jax.vmap(model)(x), model, X, masks=masks)
-    assert report.layers == (
+    assert rows(report) == (
         ("layers/0/weight", (16, 8), 64, 2 * 3 * 8 * 16, 3 * 8 * 16),
         ("layers/1/weight", (4, 16), 32, 2 * 3 * 16 * 4, 3 * 16 * 4),
     )
@@ -334,7 +336,7 @@ def test_nnx() -> None:
     mask = jnp.arange(128).reshape(8, 16) < 32
     masks = jax.tree.map(lambda w: mask if w.ndim == 2 else optax.MaskedNode(), state)
     report = flops(lambda state, x: nnx.merge(graph, state)(x), state, X, masks=masks)
-    assert report.layers == (("layers/0/kernel", (8, 16), 32, 768, 192),)
+    assert rows(report) == (("layers/0/kernel", (8, 16), 32, 768, 192),)
 
 
 def test_inputs_that_are_no_arrays_are_passed_on() -> None:
@@ -352,10 +354,22 @@ def test_printed_report_is_aligned() -> None:
     assert lines[-1].split() == ["total", "532,400", "109,040", "0.2048"]
 
 
+def test_shares_of_other_counts() -> None:
+    report = flops(mlp, LENET, spec(1, 784), convention="micronet")
+    kept = {"a": jnp.array([23_520, 235_200]), "b": jnp.int32(15_000)}
+    shares = jax.jit(lambda kept: report.share(kept))(kept)
+    for share, a in zip(shares, (23_520, 235_200), strict=True):
+        masked = flops(mlp, LENET, spec(1, 784), masks={"a": a, "b": 15_000}, convention="micronet")
+        assert float(share) == pytest.approx(masked.ratio, rel=1e-6)
+    with pytest.raises(ValueError, match=r"unknown leaf 'bias'; .*All: a, b, c"):
+        report.share({"bias": 3})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"convention": "micronet"}, "unknown convention 'micronet'; known: 'multiply-add'"),
+        ({"convention": "micronets"}, "unknown convention 'micronets'; did you mean micronet?"),
+        ({"convention": micronet(padded_as_image=["v"])}, "pattern 'v' matches none of the 1 leav"),
         ({"masks": {"v": 1}}, "masks have leaves that params have not: v; params have: w"),
         ({"masks": {"w": 65}}, r"w: kept count 65 is outside \[0, 64\]"),
         ({"masks": {"w": np.ones((8, 1), bool)}}, r"expected a bool mask of shape \(8, 8\)"),

@@ -62,3 +62,20 @@ def test_a_small_study_goes_on_where_it_stopped(
     assert f"| {arm.name} " in page
     assert f"2 of {len(regularized.ARMS) + 1} rows" in page
     assert (tmp_path / "regularized.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": 0}, "seeds is 0; it must be at least 1"),
+        ({"tuning_epochs": -1}, "tuning_epochs is -1; it must be at least 1"),
+        ({"tuning_rate": 0.0}, "tuning_rate is 0.0; it must be positive and finite"),
+    ],
+)
+def test_numbers_out_of_range_end_with_one_line(
+    change: dict[str, Any], message: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = regularized.Training(data="digits", **change)
+    assert regularized.main(regularized.Arguments(training=training, results=tmp_path)) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert not list(tmp_path.iterdir())

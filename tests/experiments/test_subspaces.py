@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -108,3 +109,20 @@ def test_the_page_says_whether_the_claims_hold() -> None:
     assert "300 with sparse projections (the smallest tried)" in other
     assert other.count("**does not hold**") == 2
     assert "none of the dimensions tried is enough" in page_of({100: 0.3}, dct=0.3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0; it must be at least 1"),
+        ({"subspace_rate": float("inf")}, "subspace_rate is inf; it must be positive and finite"),
+        ({"held_out": -1}, "held_out is -1; it must be 0 or more images"),
+    ],
+)
+def test_numbers_out_of_range_end_with_one_line(
+    change: dict[str, Any], message: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = subspaces.Setting(data="digits", **change)
+    assert subspaces.main(subspaces.Arguments(setting=setting, results=tmp_path)) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert not list(tmp_path.iterdir())

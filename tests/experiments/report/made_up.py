@@ -116,7 +116,7 @@ def make_cell(
         kept = [
             int(size * (1 - sparsity) * (1 + 0.3 * index)) + (method == "snip") * s for s in seeds
         ]
-        flops = None if old else size / weights
+        flops = None if old else 2 * size
         layers.append(records.Layer(path, list(shape), size, None if dense else kept, flops))
     cost = (1 - sparsity) * (1.0 if method != "gradual_magnitude" else 3.0)
     last = rows[-1]

@@ -63,10 +63,14 @@ def test_bars_of_layers_are_means_over_seeds() -> None:
 
 
 def test_flops_of_a_layer_are_its_share_times_what_it_keeps() -> None:
-    sparse, dense = (records.Layer("a", [10, 4], 40, kept, 0.3) for kept in ([10, 20], None))
-    assert layers.flops_of(sparse, 2) == pytest.approx([7.5, 15])
-    assert layers.flops_of(dense, 2) == pytest.approx([30, 30])
-    assert layers.flops_of(records.Layer("a", [10, 4], 40, None), 2) is None
+    sparse, dense = (records.Layer("a", [10, 4], 40, kept, 300) for kept in ([10, 20], None))
+    rest = records.Layer("b", [1, 1], 1, None, 400)
+    none: list[float] = []
+    numbers = (none, none, none, [], 81, none, none, 0, [], [], [sparse, dense, rest])
+    result = records.Result("set-0.9", "set", 0.9, [0, 1], 1, 1.0, 1.0, *numbers)
+    assert layers.flops_of(sparse, result) == pytest.approx([7.5, 15])
+    assert layers.flops_of(dense, result) == pytest.approx([30, 30])
+    assert layers.flops_of(records.Layer("a", [10, 4], 40, None), result) is None
 
 
 def test_gradient_norms_that_range_far_are_on_a_log_axis() -> None:
