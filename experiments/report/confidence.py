@@ -101,7 +101,7 @@ def calibration_table(pairs: Sequence[tuple[str, records.Result]]) -> str:
     Returns:
       Markup.
     """
-    heads = ["", "sparsity", "ECE (%)", "NLL", "Brier", "temperature", "ECE, scaled (%)"]
+    heads = ["method", "sparsity", "ECE (%)", "NLL", "Brier", "temperature", "ECE, scaled (%)"]
     rows = [
         [
             label,
@@ -129,7 +129,7 @@ def _outside_table(pairs: Sequence[tuple[str, records.Result]]) -> str:
         for label, result in pairs
         if (found := result.evaluation) is not None
     ]
-    return page.table(["", "sparsity", "AUROC (%)", "FPR95 (%)"], rows)
+    return page.table(["method", "sparsity", "AUROC (%)", "FPR95 (%)"], rows)
 
 
 def error_figure(pairs: Sequence[tuple[str, records.Result]], look: Mapping[str, Style]) -> Figure:

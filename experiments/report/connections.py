@@ -123,4 +123,4 @@ def _any_done(cells: Sequence[Cell]) -> bool:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.{0 if share >= 0.1 else 1}f} %"
+    return f"{100 * share:.{0 if share == 0 or share >= 0.1 else 1}f} %"

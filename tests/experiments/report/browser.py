@@ -35,7 +35,10 @@ return {
 def chromium() -> Iterator[Any]:
     """A driver of Debian's Chromium, ended with the context; where there is none, a skip."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    found = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    found = {
+        "chromium": shutil.which("chromium") or shutil.which("google-chrome"),
+        "chromedriver": shutil.which("chromedriver"),
+    }
     missing = [name for name, path in found.items() if path is None]
     if missing:
         pytest.skip(
