@@ -147,3 +147,10 @@ def test_names_are_not_taken_for_markup():
     odd = dataclasses.replace(RIGL, method="[red]x|y[/red]")
     assert "[red]x|y[/red]" in printed([odd])
     assert r"[red]x\|y[/red]" in tables.markdown_table([odd])
+
+
+def test_numbers_over_seeds():
+    assert tables.spread_text([1.0, 2.0]) == "1.500 ± 0.707"
+    assert tables.spread_text([0.25]) == "0.250"
+    assert tables.spread_text([math.nan]) == "not finite"
+    assert tables.spread_text([]) == tables.MISSING
