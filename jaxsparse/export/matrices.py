@@ -59,7 +59,8 @@ def to_bcsr(params: Params, masks: Masks, *, split: int = -1) -> PyTree:
     out) becomes the matrix by which patches are multiplied; ``split=1`` does it for (out, in,
     height, width).
 
-    About ``.todense()``, see ``to_bcoo``; the way back is ``from_sparse``.
+    JAX multiplies a BCSR from the left only, ``matrix @ x``: convert ``kernel.T`` for that. About
+    ``.todense()``, see ``to_bcoo``; the way back is ``from_sparse``.
 
     Args:
       params: One array, or a pytree of them; concrete.
@@ -188,12 +189,11 @@ def _is_sparse(leaf: Any) -> bool:
 def _dense(path: str, like: Any, leaf: Any) -> tuple[Any, Any]:
     if not _is_sparse(leaf):
         return leaf, optax.MaskedNode()
-    if hasattr(leaf, "nnz"):
-        pieces = leaf.tocoo()
-        data, indices = pieces.data, np.stack(pieces.coords, -1)
-    else:
-        pieces = leaf.to_bcoo() if hasattr(leaf, "indptr") else leaf
-        data, indices = host(path, pieces.data), host(path, pieces.indices)
+    pieces = leaf.tocsr() if hasattr(leaf, "nnz") else leaf
+    data, indices = host(path, pieces.data), host(path, pieces.indices)
+    if hasattr(pieces, "indptr"):
+        rows = np.repeat(np.arange(leaf.shape[0]), np.diff(host(path, pieces.indptr)))
+        indices = np.stack([rows, indices], -1)
     if (indices >= np.asarray(leaf.shape, np.int64)).any():
         raise ValueError(f"{path} stores entries outside of its shape {tuple(leaf.shape)}")
     steps = [math.prod(leaf.shape[axis + 1 :]) for axis in range(len(leaf.shape))]
