@@ -107,9 +107,9 @@ def save_safetensors(
             raise ValueError(f"two arrays of the file have the name {name!r}; rename one leaf")
         arrays.update(found)
     said = _said(metadata or {}) | {DESCRIPTION: describe(entries)}
-    library, target = _library(), pathlib.Path(path)
     said |= {DIGEST: digest(arrays, said)}
-    with _replacing(target) as temporary:
+    library = _library()
+    with _replacing(pathlib.Path(path)) as temporary:
         try:
             library.numpy.save_file(arrays, temporary, said)
         except library.SafetensorError as error:
@@ -158,8 +158,9 @@ def _replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
-    if os.name == "posix":
-        _sync(target.parent)  # the new name, too, outlives a crash of the machine
+    # The new name, too, outlives a crash of the machine, where the system can sync a folder.
+    with contextlib.suppress(OSError):
+        _sync(target.parent)
 
 
 def _sync(path: pathlib.Path) -> None:

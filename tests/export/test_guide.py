@@ -26,7 +26,7 @@ def broadcasting() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def guide(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def guide(tmp_path_factory: pytest.TempPathFactory, quick_compilation: None) -> dict[str, Any]:
     """The names that the examples leave behind, and the folder of their files."""
     folder = tmp_path_factory.mktemp("guide")
     names: dict[str, Any] = {}
