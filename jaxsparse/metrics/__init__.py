@@ -1,5 +1,8 @@
 """How good a sparse network is, beyond its accuracy."""
 
+from jaxsparse.metrics.adversarial import ExampleLoss as ExampleLoss
+from jaxsparse.metrics.adversarial import fgsm as fgsm
+from jaxsparse.metrics.adversarial import pgd as pgd
 from jaxsparse.metrics.calibration import Reliability as Reliability
 from jaxsparse.metrics.calibration import adaptive_calibration_error as adaptive_calibration_error
 from jaxsparse.metrics.calibration import brier_score as brier_score
