@@ -13,6 +13,16 @@ from jaxsparse.metrics.calibration import fit_temperature as fit_temperature
 from jaxsparse.metrics.calibration import maximum_calibration_error as maximum_calibration_error
 from jaxsparse.metrics.calibration import negative_log_likelihood as negative_log_likelihood
 from jaxsparse.metrics.calibration import reliability as reliability
+from jaxsparse.metrics.corruptions import CORRUPTIONS as CORRUPTIONS
+from jaxsparse.metrics.corruptions import Corruption as Corruption
+from jaxsparse.metrics.corruptions import contrast as contrast
+from jaxsparse.metrics.corruptions import gaussian_blur as gaussian_blur
+from jaxsparse.metrics.corruptions import gaussian_noise as gaussian_noise
+from jaxsparse.metrics.corruptions import impulse_noise as impulse_noise
+from jaxsparse.metrics.corruptions import jpeg_compression as jpeg_compression
+from jaxsparse.metrics.corruptions import shot_noise as shot_noise
+from jaxsparse.metrics.corruptions import translation as translation
+from jaxsparse.metrics.jpeg_codec import through_jpeg as through_jpeg
 from jaxsparse.metrics.out_of_distribution import ScoreHistogram as ScoreHistogram
 from jaxsparse.metrics.out_of_distribution import aupr as aupr
 from jaxsparse.metrics.out_of_distribution import aupr_bounds as aupr_bounds

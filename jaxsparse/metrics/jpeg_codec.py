@@ -54,7 +54,7 @@ def through_jpeg(
 
     Colors (JFIF's YCbCr), chroma at half the resolution and its triangle filter, tables and their
     scaling, the cosine transform in integers, rounding and padding are those of libjpeg, so that
-    pixels are equal to those that Pillow reads back.
+    pixels are equal to those that Pillow reads back (of images more than 4 pixels wide).
 
     Args:
       images: In [0, 1], rounded to 8 bits first; 1 channel (gray) or 3 (RGB).
