@@ -17,7 +17,6 @@ Differences from the paper: images stay floats where the published ones are cut 
 rounds them); random numbers are those of ``jax.random``. Of the 19 corruptions there, six are here.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar
 
@@ -34,9 +33,9 @@ Corruption: TypeAlias = Callable[[PRNGKeyArray, Images, int], Images]
 """``(key, images, severity) -> images``, in [0, 1]; severity is a Python int from 1 to 5."""
 
 _T = TypeVar("_T")
+_REACH = 4  # of the widest blur, in pixels
 
 
-@functools.partial(jax.jit, static_argnames="severity")
 def gaussian_noise(key: PRNGKeyArray, images: Images, severity: int) -> Images:
     """Normal noise on every value, then clipped.
 
@@ -60,12 +59,9 @@ def gaussian_noise(key: PRNGKeyArray, images: Images, severity: int) -> Images:
       Hendrycks and Dietterich, `Benchmarking Neural Network Robustness to Common Corruptions and
       Perturbations <https://arxiv.org/abs/1903.12261>`_, ICLR 2019.
     """
-    scale = _at(severity, (0.04, 0.06, 0.08, 0.09, 0.10))
-    values = wide(images)
-    return _clipped(values + scale * jax.random.normal(key, values.shape, values.dtype), images)
+    return _gaussian_noise(key, images, _at(severity, (0.04, 0.06, 0.08, 0.09, 0.10)))
 
 
-@functools.partial(jax.jit, static_argnames="severity")
 def shot_noise(key: PRNGKeyArray, images: Images, severity: int) -> Images:
     """Poisson noise: photons are counted, then clipped.
 
@@ -88,11 +84,9 @@ def shot_noise(key: PRNGKeyArray, images: Images, severity: int) -> Images:
     References:
       Hendrycks and Dietterich, 2019.
     """
-    photons = _at(severity, (500, 250, 100, 75, 50))
-    return _clipped(jax.random.poisson(key, wide(images) * photons) / photons, images)
+    return _shot_noise(key, images, _at(severity, (500, 250, 100, 75, 50)))
 
 
-@functools.partial(jax.jit, static_argnames="severity")
 def impulse_noise(key: PRNGKeyArray, images: Images, severity: int) -> Images:
     """Salt and pepper: some values become 0 or 1, each channel on its own.
 
@@ -115,14 +109,9 @@ def impulse_noise(key: PRNGKeyArray, images: Images, severity: int) -> Images:
     References:
       Hendrycks and Dietterich, 2019.
     """
-    share = _at(severity, (0.01, 0.02, 0.03, 0.05, 0.07))
-    values = wide(images)
-    draw = jax.random.uniform(key, values.shape, values.dtype)
-    extreme = jnp.where(draw < share / 2, 0.0, 1.0)
-    return _clipped(jnp.where(draw < share, extreme, values), images)
+    return _impulse_noise(key, images, _at(severity, (0.01, 0.02, 0.03, 0.05, 0.07)))
 
 
-@functools.partial(jax.jit, static_argnames="severity")
 def gaussian_blur(key: PRNGKeyArray, images: Images, severity: int) -> Images:
     """A normal filter, cut at 4 standard deviations; pixels at the border go on beyond it.
 
@@ -147,21 +136,12 @@ def gaussian_blur(key: PRNGKeyArray, images: Images, severity: int) -> Images:
     """
     del key
     sigma = _at(severity, (0.4, 0.6, 0.7, 0.8, 1.0))
-    reach = int(4 * sigma + 0.5)
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    weights = jnp.asarray(weights / weights.sum(), jnp.float32)
-    values = wide(images)
-    for axis in (1, 2):
-        ends = [(reach, reach) if i == axis else (0, 0) for i in range(4)]
-        near = functools.partial(
-            jax.lax.slice_in_dim, jnp.pad(values, ends, mode="edge"), axis=axis
-        )
-        shifted = [near(i, i + values.shape[axis]) for i in range(2 * reach + 1)]
-        values = jnp.einsum("i...,i->...", jnp.stack(shifted), weights, precision="highest")
-    return _clipped(values, images)
+    # As many weights at every severity: one program for all.
+    offsets = np.arange(-_REACH, _REACH + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2) * (abs(offsets) <= int(4 * sigma + 0.5))
+    return _blurred(images, jnp.asarray(weights / weights.sum(), jnp.float32))
 
 
-@functools.partial(jax.jit, static_argnames="severity")
 def contrast(key: PRNGKeyArray, images: Images, severity: int) -> Images:
     """Values are drawn towards the mean of their image and channel.
 
@@ -185,13 +165,9 @@ def contrast(key: PRNGKeyArray, images: Images, severity: int) -> Images:
       Hendrycks and Dietterich, 2019.
     """
     del key
-    factor = _at(severity, (0.75, 0.5, 0.4, 0.3, 0.15))
-    values = wide(images)
-    means = jnp.mean(values, axis=(1, 2), keepdims=True)
-    return _clipped((values - means) * factor + means, images)
+    return _contrast(images, _at(severity, (0.75, 0.5, 0.4, 0.3, 0.15)))
 
 
-@functools.partial(jax.jit, static_argnames="severity")
 def translation(key: PRNGKeyArray, images: Images, severity: int) -> Images:
     """Each image is shifted by whole pixels, up or down and left or right.
 
@@ -216,17 +192,8 @@ def translation(key: PRNGKeyArray, images: Images, severity: int) -> Images:
       True
     """
     share = _at(severity, (1 / 16, 2 / 16, 3 / 16, 4 / 16, 5 / 16))
-    size = np.asarray(images.shape[1:3])
-    most = jnp.asarray(np.floor(share * size + 0.5), jnp.int32)[None]
-    shifts = jax.random.randint(key, (images.shape[0], 2), -most, most + 1)
-
-    def shifted(image: Array, shift: Array) -> Array:
-        rows, columns = (
-            jnp.clip(jnp.arange(n) - by, 0, n - 1) for n, by in zip(size, shift, strict=True)
-        )
-        return image[rows][:, columns]
-
-    return _clipped(jax.vmap(shifted)(wide(images), shifts), images)
+    most = np.floor(share * np.asarray(images.shape[1:3]) + 0.5)
+    return _translated(key, images, jnp.asarray(most, jnp.int32))
 
 
 def jpeg_compression(key: PRNGKeyArray, images: Images, severity: int) -> Images:
@@ -276,3 +243,56 @@ def _at(severity: int, constants: Sequence[_T]) -> _T:
 
 def _clipped(values: Array, images: Array) -> Array:
     return jnp.clip(values, 0, 1).astype(images.dtype)
+
+
+# The constants are traced: a program serves all severities.
+
+
+@jax.jit
+def _gaussian_noise(key: Array, images: Array, scale: Array) -> Array:
+    values = wide(images)
+    return _clipped(values + scale * jax.random.normal(key, values.shape, values.dtype), images)
+
+
+@jax.jit
+def _shot_noise(key: Array, images: Array, photons: Array) -> Array:
+    return _clipped(jax.random.poisson(key, wide(images) * photons) / photons, images)
+
+
+@jax.jit
+def _impulse_noise(key: Array, images: Array, share: Array) -> Array:
+    values = wide(images)
+    draw = jax.random.uniform(key, values.shape, values.dtype)
+    extreme = jnp.where(draw < share / 2, 0.0, 1.0)
+    return _clipped(jnp.where(draw < share, extreme, values), images)
+
+
+@jax.jit
+def _blurred(images: Array, weights: Array) -> Array:
+    values = wide(images)
+    for axis in (1, 2):
+        ends = [(_REACH, _REACH) if i == axis else (0, 0) for i in range(4)]
+        padded, size = jnp.pad(values, ends, mode="edge"), values.shape[axis]
+        values = jnp.zeros_like(values)
+        for i, weight in enumerate(weights):
+            values += weight * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
+    return _clipped(values, images)
+
+
+@jax.jit
+def _contrast(images: Array, factor: Array) -> Array:
+    values = wide(images)
+    means = jnp.mean(values, axis=(1, 2), keepdims=True)
+    return _clipped((values - means) * factor + means, images)
+
+
+@jax.jit
+def _translated(key: Array, images: Array, most: Array) -> Array:
+    shifts = jax.random.randint(key, (images.shape[0], 2), -most[None], most[None] + 1)
+
+    def shifted(image: Array, shift: Array) -> Array:
+        places = zip(image.shape[:2], shift, strict=True)
+        rows, columns = (jnp.clip(jnp.arange(n) - by, 0, n - 1) for n, by in places)
+        return image[rows][:, columns]
+
+    return _clipped(jax.vmap(shifted)(wide(images), shifts), images)

@@ -46,7 +46,6 @@ _TO_RGB = ((0, -22554, 116130), (91881, -46802, 0))
 _HALF = 2**15
 
 
-@functools.partial(jax.jit, static_argnames=("quality", "subsampling"))
 def through_jpeg(
     images: Float[Array, "n height width channels"], quality: int, *, subsampling: bool = True
 ) -> Float[Array, "n height width channels"]:
@@ -81,16 +80,8 @@ def through_jpeg(
         raise ValueError(f"quality is {quality}; it must be in [1, 100]")
     if images.shape[-1] not in (1, 3):
         raise ValueError(f"images have {images.shape[-1]} channels; give 1 (gray) or 3 (RGB)")
-    pixels = jnp.floor(jnp.clip(wide(images), 0, 1) * 255 + 0.5).astype(jnp.int32)
-    luminance, chrominance = (quantization(t, quality) for t in (_LUMINANCE, _CHROMINANCE))
-    if images.shape[-1] == 1:
-        decoded = _coded(pixels[..., 0], luminance)[..., None]
-    else:
-        y, blue, red = jnp.moveaxis(_to_ycc(pixels), -1, 0)
-        code = _coded_halved if subsampling else _coded
-        parts = [code(plane, chrominance) for plane in (blue, red)]
-        decoded = _to_rgb(_coded(y, luminance), jnp.stack(parts, axis=-1))
-    return (decoded / 255).astype(images.dtype)
+    tables = [jnp.asarray(quantization(t, quality), jnp.int32) for t in (_LUMINANCE, _CHROMINANCE)]
+    return _through(images, *tables, subsampling)
 
 
 def quantization(table: tuple[tuple[int, ...], ...], quality: int) -> Int[np.ndarray, "8 8"]:
@@ -111,13 +102,26 @@ def quantization(table: tuple[tuple[int, ...], ...], quality: int) -> Int[np.nda
     return np.clip((np.asarray(table) * scale + 50) // 100, 1, 255)
 
 
-def _coded(plane: Int[Array, "n h w"], table: np.ndarray) -> Int[Array, "n h w"]:
+@functools.partial(jax.jit, static_argnames="subsampling")
+def _through(images: Array, luminance: Array, chrominance: Array, subsampling: bool) -> Array:
+    pixels = jnp.floor(jnp.clip(wide(images), 0, 1) * 255 + 0.5).astype(jnp.int32)
+    if images.shape[-1] == 1:
+        decoded = _coded(pixels[..., 0], luminance)[..., None]
+    else:
+        y, blue, red = jnp.moveaxis(_to_ycc(pixels), -1, 0)
+        code = _coded_halved if subsampling else _coded
+        parts = [code(plane, chrominance) for plane in (blue, red)]
+        decoded = _to_rgb(_coded(y, luminance), jnp.stack(parts, axis=-1))
+    return (decoded / 255).astype(images.dtype)
+
+
+def _coded(plane: Int[Array, "n h w"], table: Int[Array, "8 8"]) -> Int[Array, "n h w"]:
     """Blocks of 8 by 8, transformed, rounded to multiples of the table, and back."""
     n, height, width = plane.shape
     padded = jnp.pad(plane, ((0, 0), (0, -height % 8), (0, -width % 8)), mode="edge")
     rows, columns = padded.shape[1] // 8, padded.shape[2] // 8
     blocks = (padded - 128).reshape(n, rows, 8, columns, 8)
-    divisors = jnp.asarray(8 * table, jnp.int32)[None, None, :, None, :]
+    divisors = 8 * table[None, None, :, None, :]
     # Rows, then columns, to eighths of a coefficient; halves of a level are rounded away from zero.
     eighths = _shifted(_shifted(blocks, "nbicj,lj->nbicl", 11), "nbicl,ki->nbkcl", 15)
     levels = jnp.sign(eighths) * ((jnp.abs(eighths) + divisors // 2) // divisors)
@@ -134,7 +138,7 @@ def _shifted(blocks: Array, axes: str, bits: int) -> Array:
     return (jnp.einsum(axes, blocks, matrix) + 2 ** (bits - 1)) >> bits
 
 
-def _coded_halved(plane: Int[Array, "n h w"], table: np.ndarray) -> Int[Array, "n h w"]:
+def _coded_halved(plane: Int[Array, "n h w"], table: Int[Array, "8 8"]) -> Int[Array, "n h w"]:
     """At half the resolution: means of 2 by 2 pixels before, a triangle filter after."""
     n, height, width = plane.shape
     # Whole blocks of columns are padded before the means are taken, of rows afterwards.

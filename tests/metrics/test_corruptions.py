@@ -20,6 +20,8 @@ from jaxsparse.metrics.jpeg_codec import (
 )
 from jaxsparse.subspaces import dct_matrix
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0)
 SEVERITIES = range(1, 6)
 
