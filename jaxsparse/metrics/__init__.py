@@ -1,4 +1,4 @@
-"""How good a sparse network is, beyond its accuracy."""
+"""Metrics: pure functions over arrays, compiled or compilable, in constant memory over batches."""
 
 from jaxsparse.metrics.adversarial import ExampleLoss as ExampleLoss
 from jaxsparse.metrics.adversarial import fgsm as fgsm

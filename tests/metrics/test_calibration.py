@@ -27,6 +27,9 @@ from jaxsparse.metrics import (
     reliability,
 )
 
+# Programs for a few examples each: compiling them is what costs.
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 N, CLASSES, BINS = 60, 4, 5
 
 

@@ -20,6 +20,7 @@ from jaxsparse.metrics.jpeg_codec import (
 )
 from jaxsparse.subspaces import dct_matrix
 
+# Programs for a few examples each: compiling them is what costs.
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KEY = jax.random.key(0)
@@ -191,7 +192,7 @@ class TestEach:
         np.testing.assert_allclose(again, corrupted, atol=1e-6)
 
     def test_severities_get_worse(self, name: str) -> None:
-        images = jnp.asarray(pictures(64, 32, 32, 3, smooth=1.0) / 255, jnp.float32)
+        images = jnp.asarray(pictures(4, 32, 32, 3, smooth=1.0) / 255, jnp.float32)
         error = lambda severity: CORRUPTIONS[name](KEY, images, severity) - images
         loss = [float(jnp.mean(error(severity) ** 2)) for severity in SEVERITIES]
         assert loss == sorted(loss)

@@ -27,6 +27,9 @@ from jaxsparse.metrics import (
     predictive_entropy,
 )
 
+# Programs for a few examples each: compiling them is what costs.
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 INSIDE, OUTSIDE = 40, 25
 # Few distinct values: most scores have equals, on either side.
 TIED = st.sampled_from([-3.0, -1.0, -0.0, 0.0, 0.5, 1.0, 2.0, 1e30])
