@@ -233,8 +233,10 @@ class TestWhatIsWrong:
         assert jnp.isnan(negative_log_likelihood(logits, labels))
         assert jnp.isnan(fit_temperature(logits, labels))
 
-    def test_logits_for_probabilities(self) -> None:
+    @pytest.mark.parametrize("signs", [True, False])
+    def test_logits_for_probabilities(self, signs: bool) -> None:
         logits, labels = drawn()
+        logits = logits if signs else jnp.abs(logits)
         for classwise in (False, True):
             sums = reliability(logits, labels, classwise=classwise)
             assert jnp.isnan(expected_calibration_error(sums)).all()
