@@ -5,13 +5,10 @@ from jaxsparse.metrics.adversarial import fgsm as fgsm
 from jaxsparse.metrics.adversarial import pgd as pgd
 from jaxsparse.metrics.calibration import Reliability as Reliability
 from jaxsparse.metrics.calibration import adaptive_calibration_error as adaptive_calibration_error
-from jaxsparse.metrics.calibration import brier_score as brier_score
 from jaxsparse.metrics.calibration import equal_mass_edges as equal_mass_edges
 from jaxsparse.metrics.calibration import equal_mass_reliability as equal_mass_reliability
 from jaxsparse.metrics.calibration import expected_calibration_error as expected_calibration_error
-from jaxsparse.metrics.calibration import fit_temperature as fit_temperature
 from jaxsparse.metrics.calibration import maximum_calibration_error as maximum_calibration_error
-from jaxsparse.metrics.calibration import negative_log_likelihood as negative_log_likelihood
 from jaxsparse.metrics.calibration import reliability as reliability
 from jaxsparse.metrics.corruptions import CORRUPTIONS as CORRUPTIONS
 from jaxsparse.metrics.corruptions import Corruption as Corruption
@@ -34,3 +31,6 @@ from jaxsparse.metrics.out_of_distribution import fpr_at_tpr as fpr_at_tpr
 from jaxsparse.metrics.out_of_distribution import fpr_bounds as fpr_bounds
 from jaxsparse.metrics.out_of_distribution import max_softmax as max_softmax
 from jaxsparse.metrics.out_of_distribution import predictive_entropy as predictive_entropy
+from jaxsparse.metrics.proper_scores import brier_score as brier_score
+from jaxsparse.metrics.proper_scores import fit_temperature as fit_temperature
+from jaxsparse.metrics.proper_scores import negative_log_likelihood as negative_log_likelihood

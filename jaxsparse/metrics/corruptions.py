@@ -1,14 +1,16 @@
 """Corrupted images: noise, blur, contrast, translation and JPEG, at five severities.
 
-| corruption | constant | at severities 1 to 5 | from |
-|---|---|---|---|
-| gaussian_noise | standard deviation | 0.04, 0.06, 0.08, 0.09, 0.10 | CIFAR-10-C |
-| shot_noise | photons of a white pixel | 500, 250, 100, 75, 50 | CIFAR-10-C |
-| impulse_noise | share of values | 0.01, 0.02, 0.03, 0.05, 0.07 | CIFAR-10-C |
-| gaussian_blur | standard deviation, pixels | 0.4, 0.6, 0.7, 0.8, 1 | CIFAR-10-C |
-| contrast | factor | 0.75, 0.5, 0.4, 0.3, 0.15 | CIFAR-10-C |
-| jpeg_compression | quality | 80, 65, 58, 50, 40 | CIFAR-10-C |
-| translation | greatest shift, share of the size | 1/16, 2/16, 3/16, 4/16, 5/16 | ours |
+================ ================================= ============================ ==========
+corruption       constant                          at severities 1 to 5         from
+================ ================================= ============================ ==========
+gaussian_noise   standard deviation                0.04, 0.06, 0.08, 0.09, 0.10 CIFAR-10-C
+shot_noise       photons of a white pixel          500, 250, 100, 75, 50        CIFAR-10-C
+impulse_noise    share of values                   0.01, 0.02, 0.03, 0.05, 0.07 CIFAR-10-C
+gaussian_blur    standard deviation, pixels        0.4, 0.6, 0.7, 0.8, 1        CIFAR-10-C
+contrast         factor                            0.75, 0.5, 0.4, 0.3, 0.15    CIFAR-10-C
+jpeg_compression quality                           80, 65, 58, 50, 40           CIFAR-10-C
+translation      greatest shift, share of the size 1/16, 2/16, 3/16, 4/16, 5/16 ours
+================ ================================= ============================ ==========
 
 Constants of CIFAR-10-C are those of its authors' program, ``ImageNet-C/create_c/make_cifar_c.py``
 in github.com/hendrycks/robustness. They are meant for images of about 32 by 32 pixels.
