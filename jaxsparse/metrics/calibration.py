@@ -24,17 +24,17 @@ class Reliability(NamedTuple):
       correct: int32 (..., bins), how many of them are right.
     """
 
-    count: Int[Array, "*classes bins"]
-    confidence: Float[Array, "*classes bins"]
-    correct: Int[Array, "*classes bins"]
+    count: Int[Array, "... bins"]
+    confidence: Float[Array, "... bins"]
+    correct: Int[Array, "... bins"]
 
     @property
-    def mean_confidence(self) -> Float[Array, "*classes bins"]:
+    def mean_confidence(self) -> Float[Array, "... bins"]:
         """What a diagram has on its horizontal axis; NaN where a bin is empty."""
         return self.confidence / self.count
 
     @property
-    def accuracy(self) -> Float[Array, "*classes bins"]:
+    def accuracy(self) -> Float[Array, "... bins"]:
         """What it has on its vertical axis; NaN where a bin is empty."""
         return self.correct / self.count
 
