@@ -7,13 +7,10 @@ from .adversarial import fgsm as fgsm
 from .adversarial import pgd as pgd
 from .calibration import Reliability as Reliability
 from .calibration import adaptive_calibration_error as adaptive_calibration_error
-from .calibration import brier_score as brier_score
 from .calibration import equal_mass_edges as equal_mass_edges
 from .calibration import equal_mass_reliability as equal_mass_reliability
 from .calibration import expected_calibration_error as expected_calibration_error
-from .calibration import fit_temperature as fit_temperature
 from .calibration import maximum_calibration_error as maximum_calibration_error
-from .calibration import negative_log_likelihood as negative_log_likelihood
 from .calibration import reliability as reliability
 from .corruptions import CORRUPTIONS as CORRUPTIONS
 from .corruptions import Corruption as Corruption
