@@ -5,7 +5,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+
+from jaxsparse.metrics import degrees
 
 from . import arrays
 from .arrays import MaskView
@@ -28,9 +31,8 @@ def view_mask(mask: np.ndarray) -> MaskView:
     kept = np.add.reduceat(matrix, starts[0], axis=0, dtype=np.int32)
     kept = np.add.reduceat(kept, starts[1], axis=1)
     density = (kept / (rows[:, None] * columns[None])).astype(np.float16)
-    leading = tuple(range(mask.ndim - 2))
-    fan_out = mask.sum(axis=(*leading, mask.ndim - 1), dtype=np.int32)
-    return MaskView(density, matrix.sum(axis=0, dtype=np.int32), fan_out)
+    fan_in, fan_out = map(np.asarray, degrees(jnp.asarray(mask)))
+    return MaskView(density, fan_in, fan_out)
 
 
 class Snapshots:

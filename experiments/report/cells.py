@@ -17,16 +17,21 @@ DENSE_DASHES = ((4, 2), (1.5, 1.5), (8, 3), (6, 2, 1.5, 2))
 class Cell:
     """What is known of one method at one sparsity, finished or not.
 
-    ``label`` is what it is called in legends: its method, and on a page of several runs the run.
+    ``run`` is the name of its run on a page of several, empty on the page of one.
     """
 
     name: str
-    label: str
     method: str
     sparsity: float
     folder: pathlib.Path
     metrics: list[dict[str, Any]]
     result: records.Result | None
+    run: str = ""
+
+    @property
+    def label(self) -> str:
+        """What it is called in legends and tables: its method, and the run where there are more."""
+        return f"{self.method} · {self.run}" if self.run else self.method
 
 
 def read_cells(run: pathlib.Path) -> tuple[dict[str, Any], list[Cell]]:
@@ -50,7 +55,7 @@ def read_cells(run: pathlib.Path) -> tuple[dict[str, Any], list[Cell]]:
         result = records.read_result(folder)
         method, sparsity = (result.method, result.sparsity) if result else _parse(name)
         metrics = records.read_metrics(folder)
-        cells.append(Cell(name, method, method, sparsity, folder, metrics, result))
+        cells.append(Cell(name, method, sparsity, folder, metrics, result))
     return about, cells
 
 
@@ -96,13 +101,22 @@ def styles_of(cells: Sequence[Cell]) -> dict[str, plots.Style]:
       cells: The cells of the page.
 
     Returns:
-      A style for each label, in order; those of dense cells take the ink and differ in their dash.
+      A style for each label, in order. Dense cells take the ink. Of several runs, a method has
+      one color, and a run one marker and dash, for up to 7 methods and 4 runs; beyond that each
+      label has a style of its own.
     """
+    methods = list(dict.fromkeys(cell.method for cell in sparse(cells)))
+    runs = list(dict.fromkeys(cell.run for cell in cells))
     found = plots.styles([cell.label for cell in sparse(cells)])
-    dense = dict.fromkeys(cell.label for cell in cells if cell.method == plots.DENSE)
-    for index, label in enumerate(dense):
-        dash = DENSE_DASHES[index % len(DENSE_DASHES)]
-        found[label] = plots.Style(plots.INK, "*", dash)
+    by_run = len(methods) <= len(plots.COLORS) and 1 < len(runs) <= len(plots.DASHES)
+    for cell in cells:
+        run = runs.index(cell.run)
+        if cell.method == plots.DENSE:
+            dash = DENSE_DASHES[run % len(DENSE_DASHES)]
+            found[cell.label] = plots.Style(plots.INK, "*", dash)
+        elif by_run:
+            color = plots.COLORS[methods.index(cell.method)]
+            found[cell.label] = plots.Style(color, plots.MARKERS[run], plots.DASHES[run])
     return {label: found[label] for label in dict.fromkeys(cell.label for cell in cells)}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import records, tables
+from ..config import FREE
 from ..plots import INK, Style
 from . import page
 from .cells import Cell, finished, read_cells, styles_of
@@ -40,8 +41,7 @@ def write_comparison(runs: Sequence[pathlib.Path], out: pathlib.Path | None = No
         about, mine = read_cells(run)
         abouts.append(about)
         cells += [
-            dataclasses.replace(each, name=f"{each.name} · {name}", label=f"{each.method} · {name}")
-            for each in mine
+            dataclasses.replace(each, name=f"{each.name} · {name}", run=name) for each in mine
         ]
     look = styles_of(cells)
     title = f"Sparse training: {len(runs)} runs"
@@ -87,15 +87,15 @@ def differing(abouts: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
     Returns:
       Rows of a dotted name and its text in each run; those of the configuration without
-      ``config.``.
+      ``config.``, and without where its files lie.
     """
-    flat = [
-        dict(page.flat("", {k: v for k, v in about.items() if k != "cells"})) for about in abouts
-    ]
+    flat = [dict(page.flat("", about)) for about in abouts]
     keys = dict.fromkeys(key for each in flat for key in each)
+    hidden = {"cells", *(f"config.{key}" for key in FREE)}
     rows = [
         [key.removeprefix("config."), *(each.get(key, tables.MISSING) for each in flat)]
         for key in keys
+        if key not in hidden
     ]
     return [row for row in rows if len({*row[1:]}) > 1]
 
@@ -103,7 +103,7 @@ def differing(abouts: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 def _summary(names: Sequence[str], cells: Sequence[Cell]) -> str:
     parts = []
     for name in names:
-        mine = [cell for cell in cells if cell.label.endswith(f" · {name}")]
+        mine = [cell for cell in cells if cell.run == name]
         done = sum(cell.result is not None for cell in mine)
         parts.append(f"{name} ({done} of {len(mine)} cells finished)")
     return ", ".join(parts)
@@ -115,7 +115,7 @@ def _differences(names: Sequence[str], abouts: Sequence[Mapping[str, Any]]) -> s
     if not rows:
         return page.section("differences", title, "Nothing: the same configuration twice.", [])
     text = "Of configuration and environment, only what is not the same in all runs."
-    return page.section("differences", title, text, [page.table(["", *names], rows)])
+    return page.section("differences", title, text, [page.table(["", *names], rows, "texts")])
 
 
 def _results(cells: Sequence[Cell]) -> str:

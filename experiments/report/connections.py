@@ -76,8 +76,8 @@ def masks_section(cells: Sequence[Cell]) -> str:
                 path,
                 [steps[i] for i in places],
                 layers[path].density[places].astype(np.float32),
-                words=lambda values: f"{100 * values.mean():.3g} % kept",
-                number=lambda share: f"{100 * share:.3g} %",
+                words=lambda density: f"{_percent(density.mean())} kept",
+                number=_percent,
                 heading="h4",
             )
             for path in paths
@@ -120,3 +120,7 @@ def _some(length: int, most: int) -> np.ndarray:
 
 def _any_done(cells: Sequence[Cell]) -> bool:
     return any(cell.result for cell in cells)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.{0 if share >= 0.1 else 1}f} %"

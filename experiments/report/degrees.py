@@ -49,7 +49,7 @@ def degrees_section(cells: Sequence[Cell], look: dict[str, Style]) -> str:
     text = (
         "Connections of each unit (fan-in) and of each input feature (fan-out), sorted, first "
         "seed: a flat line is a layer in which all have as many. Solid at the end of training, "
-        "faint and dotted at its start, unless nothing moved or the layer was dense then."
+        "dotted at its start, unless nothing moved or the layer was dense then."
     )
     labels = {cell.label for cell in drawn}
     legend = page.legend({label: style for label, style in look.items() if label in labels})
@@ -72,7 +72,7 @@ def degrees_figure(degrees: dict[str, np.ndarray], look: dict[str, Style], *, ti
         first, last = np.sort(counts[0]), np.sort(counts[-1])
         _steps(axes, last, color=look[label].color, linewidth=1.6)
         if first[0] < first[-1] and (first != last).any():
-            _steps(axes, first, color=look[label].color, linewidth=1.2, linestyle=":", alpha=0.7)
+            _steps(axes, first, color=look[label].color, linewidth=1.4, linestyle=":", alpha=0.9)
     axes.set_xlim(0, 100)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("units from least to most connected (%)")

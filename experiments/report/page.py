@@ -159,22 +159,24 @@ def legend(look: Mapping[str, plots.Style]) -> str:
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "numbers") -> str:
     """A table that scrolls sideways by itself where it is too wide.
 
     Args:
       heads: Heads of the columns.
       rows: Texts; the first of each row is its head.
+      kind: ``numbers``, or ``texts`` that may wrap.
 
     Returns:
       Markup.
     """
+    name = _breakable if kind == "texts" else html.escape
     head = "".join(element("th", each) for each in heads)
     body = "".join(
-        f"<tr>{element('th', first)}{''.join(element('td', each) for each in others)}</tr>"
+        f"<tr><th>{name(first)}</th>{''.join(element('td', each) for each in others)}</tr>"
         for first, *others in rows
     )
-    whole = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    whole = f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return f'<div class="scroll">{whole}</div>'
 
 

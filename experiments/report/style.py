@@ -22,6 +22,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 .scroll > table { min-width: 100%; overflow-wrap: normal; }
 th, td { padding: .38rem .7rem; text-align: right; white-space: nowrap; }
 tbody th { white-space: normal; overflow-wrap: break-word; }
+table.texts td, table.texts th { text-align: left; white-space: normal; min-width: 6.5rem; }
+table.texts > * > tr > * { vertical-align: top; }
 thead th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom;
   line-height: 1.25; border-bottom: 1px solid var(--line); }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
@@ -46,7 +48,8 @@ h4 { font-size: .85rem; font-weight: 600; color: var(--soft); margin: 0 0 .2rem;
 .strip figcaption { font-size: .75rem; color: var(--soft); text-align: center; }
 .strip img { display: block; width: 100%; image-rendering: pixelated; background: var(--empty); }
 .film .strip img { aspect-ratio: 1; }
-.scale { display: flex; align-items: center; gap: .4rem; font-size: .78rem; color: var(--soft);
+.scale { display: flex; flex-wrap: wrap; align-items: center; gap: 0 .4rem; color: var(--soft);
+  font-size: .78rem; white-space: nowrap;
   margin: .35rem 0 .8rem; font-variant-numeric: tabular-nums; }
 .scale i { height: .55rem; width: 7rem; }
 .scale b { height: .75rem; width: .75rem; background: var(--empty); margin-left: .8rem; }

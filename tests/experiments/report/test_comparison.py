@@ -1,5 +1,6 @@
 """One page over several runs."""
 
+import dataclasses
 import pathlib
 import re
 import subprocess
@@ -62,7 +63,7 @@ def test_all_finished_cells_are_in_the_table(seen: Page) -> None:
 def test_only_what_differs_is_shown(seen: Page) -> None:
     table = re.search(r'<section id="differences">.*?</section>', seen.source, re.DOTALL)
     assert table is not None
-    assert re.findall(r"<tr><th>(.*?)</th>", table[0]) == ["", "optimizer.rate"]
+    assert re.findall(r"<tr><th>(.*?)</th>", table[0]) == ["", "optimizer.<wbr>rate"]
     assert re.findall(r"<td>(.*?)</td>", table[0]) == ["0.1", "0.05", "-"]
 
 
@@ -81,14 +82,24 @@ def test_figures_and_markup(seen: Page) -> None:
 
 
 def test_every_method_and_run_has_a_style_of_its_own(runs: list[pathlib.Path]) -> None:
-    found = [
-        cells.Cell(cell.name, f"{cell.method} {run}", cell.method, 0.9, run, [], None)
-        for run in runs
-        for cell in cells.read_cells(run)[1]
-    ]
-    look = cells.styles_of(found)
+    known = [(run.parent.name, cell) for run in runs for cell in cells.read_cells(run)[1]]
+    look = cells.styles_of([dataclasses.replace(cell, run=name) for name, cell in known])
     assert len(look) == 6
     assert len({(each.color, each.marker, each.dash) for each in look.values()}) == 6
+    assert look["rigl · a"].color == look["rigl · b"].color != look["set · a"].color
+    assert look["rigl · a"].dash == look["set · a"].dash != look["rigl · b"].dash
+
+
+def test_styles_differ_among_many_runs_too() -> None:
+    place = pathlib.Path()
+    many = [
+        cells.Cell("x", method, 0.9, place, [], None, run)
+        for run in "abcdef"
+        for method in ("dense", "set", "rigl", "snip")
+    ]
+    look = cells.styles_of(many)
+    sparse = [style for label, style in look.items() if not label.startswith("dense")]
+    assert len({(each.color, each.marker, each.dash) for each in sparse}) == 18
 
 
 def test_equal_runs_and_no_results(tmp_path: pathlib.Path) -> None:

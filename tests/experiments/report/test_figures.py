@@ -75,7 +75,7 @@ def test_flops_of_a_layer_are_its_share_times_what_it_keeps() -> None:
 
 def test_gradient_norms_that_range_far_are_on_a_log_axis() -> None:
     rows = [{"step": step, "grad_norm": [10.0**-step]} for step in range(4)]
-    cell = cells.Cell("set", "set", "set", 0.9, pathlib.Path(), rows, None)
+    cell = cells.Cell("set", "set", 0.9, pathlib.Path(), rows, None)
     axes = only_panel(training.curves([cell], "grad_norm", LOOK, title=""))
     assert axes.get_yscale() == "log"
     np.testing.assert_allclose(axes.get_lines()[0].get_ydata(), [1, 0.1, 0.01, 0.001])

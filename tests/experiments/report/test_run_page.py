@@ -191,7 +191,7 @@ def test_strip_keeps_one_scale_and_counts_what_is_connected():
 
 def test_series_has_a_column_a_seed():
     rows = [{"step": 1, "a": [1.0, math.inf]}, {"step": 2}, {"step": 3, "a": [None, 2.0]}]
-    steps, values = cells.series(cells.Cell("x", "x", "x", 0.5, pathlib.Path(), rows, None), "a")
+    steps, values = cells.series(cells.Cell("x", "x", 0.5, pathlib.Path(), rows, None), "a")
     np.testing.assert_array_equal(steps, [1, 3])
     np.testing.assert_array_equal(values, [[1, np.nan], [np.nan, 2]])
 
