@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from . import arrays, build, evaluate, records
 from .config import Config
 from .data import Dataset, epoch_order, steps_per_epoch
-from .loop import Learner, Program, StepMetrics, build_program
+from .loop import Learner, Program, StepMetrics, build_program, spent
 from .measures import measures_of
 from .snapshots import Snapshots
 
@@ -102,14 +102,17 @@ class Stretches:
 
     def __init__(self, program: Program, order: Order, learner: Learner, step: int = 0) -> None:
         """From a step on, with the batches of that order; ``learner`` is taken over."""
-        self._program, self._order, self._step = program, order, step
-        self.learner = learner
+        self._program, self._order = program, order
+        self._first = self._step = step
+        self.learner, self.spent = learner, {}
 
     def run(self, steps: int) -> None:
         """Train so many steps, to their end."""
         rows = self._order.steps(self._step, self._step + steps)
-        self.learner, _ = jax.block_until_ready(self._program.run(self.learner, rows))
+        self.learner, metrics = jax.block_until_ready(self._program.run(self.learner, rows))
         self._step += steps
+        done = self._step - self._first
+        self.spent = spent(self.spent, metrics, self._program, rows.shape[-1], done)
 
 
 def run_cell(
@@ -217,13 +220,8 @@ class _Log:
         values = jax.tree.map(lambda x: np.asarray(x, np.float64), metrics)
         info = learner.opt_state.info
         kept = self._kept_in_all(learner)
-        done = np.asarray(self._last.get("cost", np.zeros(values.loss.shape[1])))
-        cost = done + values.training_flops.sum(0)
-        before = np.asarray(self._last.get("nonfinite", np.zeros_like(done)))
-        # Means over all steps so far, from those of the line before.
-        already = self._last.get("step", 0)
-        parameters = np.asarray(self._last.get("average_parameters", np.zeros_like(done))) * already
-        parameters = (parameters + values.parameters.sum(0)) / step
+        seeds = values.loss.shape[1]
+        before = np.asarray(self._last.get("nonfinite", np.zeros(seeds)))
         size = sum(layer.size for layer in self._program.layers)
         row: dict[str, Any] = {
             "step": step,
@@ -234,14 +232,11 @@ class _Log:
             "kept": kept.tolist(),
             "sparsity": (1 - kept / size).tolist(),
             "inference_flops": values.inference_flops[-1].tolist(),
-            "training_flops": (cost / (3 * step)).tolist(),
-            "cost": cost.tolist(),
-            "flops": (cost * self._program.flops * self._batch).tolist(),
-            "average_parameters": parameters.tolist(),
-            "dropped": np.broadcast_to(info.dropped, done.shape).tolist(),
-            "grown": np.broadcast_to(info.grown, done.shape).tolist(),
-            "updates": np.broadcast_to(info.updates, done.shape).tolist(),
-            "skipped": np.broadcast_to(info.skipped, done.shape).tolist(),
+            **spent(self._last, metrics, self._program, self._batch, step),
+            "dropped": np.broadcast_to(info.dropped, seeds).tolist(),
+            "grown": np.broadcast_to(info.grown, seeds).tolist(),
+            "updates": np.broadcast_to(info.updates, seeds).tolist(),
+            "skipped": np.broadcast_to(info.skipped, seeds).tolist(),
             "nonfinite": (before + values.nonfinite.sum(0)).astype(int).tolist(),
         }
         if evaluating:

@@ -1,7 +1,7 @@
 """The compiled part of a run: one step, many steps a call, all seeds at once."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -231,6 +231,35 @@ def build_program(
         flops=report.dense,
         abstract=jax.eval_shape(init, jnp.arange(seeds, dtype=jnp.uint32)),
     )
+
+
+def spent(
+    last: Mapping[str, Any], metrics: StepMetrics, program: Program, batch: int, step: int
+) -> dict[str, Any]:
+    """What a training has cost so far; lists have an entry a seed.
+
+    Args:
+      last: What this function said after the call before; ``{}`` at the start.
+      metrics: Of the steps since then.
+      program: That ran them.
+      batch: Images a step.
+      step: Steps so far.
+
+    Returns:
+      ``cost`` in dense forward passes over a batch, ``training_flops`` as a fraction of dense
+      training, ``flops`` in operations, ``average_parameters`` over all steps.
+    """
+    costs = np.asarray(metrics.training_flops, np.float64)
+    parameters = np.asarray(metrics.parameters, np.float64)
+    nothing = np.zeros(costs.shape[1])
+    cost = np.asarray(last.get("cost", nothing)) + costs.sum(0)
+    already = np.asarray(last.get("average_parameters", nothing)) * (step - len(costs))
+    return {
+        "cost": cost.tolist(),
+        "training_flops": (cost / (3 * step)).tolist(),
+        "flops": (cost * program.flops * batch).tolist(),
+        "average_parameters": ((already + parameters.sum(0)) / step).tolist(),
+    }
 
 
 def _forward_flops(model: nn.Module, one: Learner, sample: jax.Array) -> FlopsReport:

@@ -24,7 +24,7 @@ from rich.console import Console
 from . import build, data, records
 from .cell import Order, chunk_length
 from .config import Config, Model, Optimizer, check_counts
-from .loop import build_program, masks_given_later
+from .loop import build_program, masks_given_later, spent
 from .measures import Measures, measures_of
 from .study import read_cells, write_results
 from .train import INTERRUPTED, check_same, environment, progress_bars
@@ -71,7 +71,9 @@ class Arguments:
 class Result:
     """The final numbers of a cell. Lists have an entry a seed.
 
-    ``weights`` counts what may be pruned, ``kept`` what is left of it in each layer.
+    ``weights`` counts what may be pruned, ``kept`` what is left of it in each layer. ``flops`` are
+    all operations of training, ``average_parameters`` the mean over its steps of the parameters in
+    use; None in older runs.
     """
 
     cell: str
@@ -83,6 +85,8 @@ class Result:
     weights: int
     kept: dict[str, list[int]]
     commit: str = ""
+    flops: list[float] | None = None
+    average_parameters: list[float] | None = None
 
 
 def check_training(training: Training) -> None:
@@ -171,16 +175,18 @@ class Trainer:
             )
             learner = program.start(self._seeds(first), *mine)
             order = Order(self._lanes, self._examples, self._training.batch_size, first)
-            bad = np.zeros(self._lanes, int)
+            bad, used = np.zeros(self._lanes, int), {}
             for step in range(0, steps, chunk):
                 last = min(step + chunk, steps)
                 learner, metrics = program.run(learner, order.steps(step, last))
+                used = spent(used, metrics, program, self._training.batch_size, last)
                 bad += np.asarray(metrics.nonfinite).sum(0)
                 show(number * steps + last, len(groups) * steps)
             loss, accuracy = program.evaluate(learner)
-            parts.append((accuracy, loss, bad, program.kept(learner)))
+            cost = (used["flops"], used["average_parameters"])
+            parts.append((accuracy, loss, bad, program.kept(learner), *map(np.asarray, cost)))
             ended.append(learner.params)
-        accuracy, loss, bad, kept = _joined(parts)
+        accuracy, loss, bad, kept, operations, parameters = _joined(parts)
         result = Result(
             cell=cell,
             steps=steps,
@@ -190,6 +196,8 @@ class Trainer:
             nonfinite=bad.tolist(),
             weights=sum(layer.size for layer in program.layers if layer.path in kept),
             kept={path: counts.tolist() for path, counts in kept.items()},
+            flops=operations.tolist(),
+            average_parameters=parameters.tolist(),
         )
         return result, _joined(ended)
 

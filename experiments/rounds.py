@@ -25,7 +25,7 @@ from . import models, records
 from .cell import Order, Stopped
 from .config import check_counts
 from .data import Dataset, hold_out, steps_per_epoch
-from .loop import Learner, build_program, masks_given_later
+from .loop import Learner, build_program, masks_given_later, spent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,8 @@ class Result:
     ``best_step`` is the iteration of least validation loss among those evaluated;
     ``validation_loss`` and ``test_accuracy`` are of the weights there, ``last_test_accuracy`` and
     ``train_loss`` (over the last interval) of those at the end. ``weights`` counts all that may be
-    pruned.
+    pruned. ``flops`` are all operations of this training, ``average_parameters`` the mean over its
+    steps of the parameters in use; None in older runs.
     """
 
     cell: str
@@ -89,6 +90,8 @@ class Result:
     nonfinite: list[int]
     weights: int
     kept: dict[str, list[int]]
+    flops: list[float] | None = None
+    average_parameters: list[float] | None = None
 
     @property
     def density(self) -> float:
@@ -242,6 +245,7 @@ class Trainer:
                     "validation_loss": np.asarray(loss, np.float64).tolist(),
                     "validation_accuracy": np.asarray(accuracy, np.float64).tolist(),
                     "nonfinite": np.asarray(metrics.nonfinite).sum(0).tolist(),
+                    **spent(rows[-1] if rows else {}, metrics, program, indices.shape[-1], step),
                     "seconds": before + time.monotonic() - began,
                 }
                 better = _best(rows) > _losses([row])[0] if rows else np.full(len(loss), True)
@@ -283,6 +287,8 @@ class Trainer:
             nonfinite=np.sum([row["nonfinite"] for row in rows], axis=0).tolist(),
             weights=sum(layer.size for layer in self._program.layers if layer.path in kept),
             kept=kept,
+            flops=rows[-1].get("flops"),
+            average_parameters=rows[-1].get("average_parameters"),
         )
 
     def _seeds(self) -> jax.Array:

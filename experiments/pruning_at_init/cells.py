@@ -89,7 +89,8 @@ class Result:
     """The numbers of a cell. Lists have an entry a seed; those of a training are empty without one.
 
     ``exponent`` is log10 of the compression asked for; ``sizes`` and ``kept`` count the weights of
-    each layer, from the input to the output.
+    each layer, from the input to the output. ``flops`` are all operations of the training,
+    ``average_parameters`` the mean over its steps of the parameters in use; None in older runs.
     """
 
     cell: str
@@ -103,6 +104,8 @@ class Result:
     kept: dict[str, list[int]]
     test_accuracy: list[float]
     test_loss: list[float]
+    flops: list[float] | None = None
+    average_parameters: list[float] | None = None
 
     @property
     def collapsed(self) -> list[bool]:
@@ -266,7 +269,7 @@ class Trainer:
         began, masks = time.monotonic(), jax.device_get(self.masks(cell))
         steps = self._study.steps if cell.trained else 0
         progress(0)
-        accuracy, loss = self._train(masks, steps, progress) if steps else ([], [])
+        accuracy, loss, spent = self._train(masks, steps, progress) if steps else ([], [], {})
         counts = [leaf.reshape(len(leaf), -1).sum(1).tolist() for leaf in jax.tree.leaves(masks)]
         weights = sum(self.sizes.values())
         return Result(
@@ -283,12 +286,14 @@ class Trainer:
             kept=dict(zip(self.sizes, counts, strict=True)),
             test_accuracy=accuracy,
             test_loss=loss,
+            flops=spent.get("flops", []),
+            average_parameters=spent.get("average_parameters", []),
         )
 
     def _train(
         self, masks: Any, steps: int, progress: Callable[[int], None]
-    ) -> tuple[list[float], list[float]]:
-        """Accuracy and loss on the test set at the last step, of the first weights under masks."""
+    ) -> tuple[list[float], list[float], dict[str, Any]]:
+        """Test accuracy and loss at the last step, and the cost: of the first weights, masked."""
         order = Order(self._config.seeds, self._examples, self._config.batch_size)
         learner = self._program.start(self._seeds, self._params, self._batch_stats, masks)
         training = Stretches(self._program, order, learner)
@@ -301,7 +306,7 @@ class Trainer:
         loss, accuracy = np.mean(
             [self._program.evaluate(training.learner, *part) for part in self._test], axis=0
         ).tolist()
-        return accuracy, loss
+        return accuracy, loss, training.spent
 
 
 def read_results(run: pathlib.Path) -> tuple[dict[str, Any], list[Result]]:

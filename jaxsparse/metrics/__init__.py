@@ -2,16 +2,25 @@
 
 from jaxsparse.masks import overlap as overlap
 
+from .adversarial import ExampleLoss as ExampleLoss
+from .adversarial import fgsm as fgsm
+from .adversarial import pgd as pgd
 from .calibration import Reliability as Reliability
 from .calibration import adaptive_calibration_error as adaptive_calibration_error
-from .calibration import brier_score as brier_score
 from .calibration import equal_mass_edges as equal_mass_edges
 from .calibration import equal_mass_reliability as equal_mass_reliability
 from .calibration import expected_calibration_error as expected_calibration_error
-from .calibration import fit_temperature as fit_temperature
 from .calibration import maximum_calibration_error as maximum_calibration_error
-from .calibration import negative_log_likelihood as negative_log_likelihood
 from .calibration import reliability as reliability
+from .corruptions import CORRUPTIONS as CORRUPTIONS
+from .corruptions import Corruption as Corruption
+from .corruptions import contrast as contrast
+from .corruptions import gaussian_blur as gaussian_blur
+from .corruptions import gaussian_noise as gaussian_noise
+from .corruptions import impulse_noise as impulse_noise
+from .corruptions import jpeg_compression as jpeg_compression
+from .corruptions import shot_noise as shot_noise
+from .corruptions import translation as translation
 from .gradient_flow import GradientMoments as GradientMoments
 from .gradient_flow import add_gradients as add_gradients
 from .gradient_flow import effective_gradient_flow as effective_gradient_flow
@@ -22,6 +31,7 @@ from .gradient_flow import gradient_norm as gradient_norm
 from .gradient_flow import gradient_variance as gradient_variance
 from .gradient_flow import merge_moments as merge_moments
 from .gradient_flow import total_variance as total_variance
+from .jpeg_codec import through_jpeg as through_jpeg
 from .loss_surface import Bend as Bend
 from .loss_surface import HessianEigenvalues as HessianEigenvalues
 from .loss_surface import Path as Path
@@ -44,6 +54,9 @@ from .out_of_distribution import fpr_at_tpr as fpr_at_tpr
 from .out_of_distribution import fpr_bounds as fpr_bounds
 from .out_of_distribution import max_softmax as max_softmax
 from .out_of_distribution import predictive_entropy as predictive_entropy
+from .proper_scores import brier_score as brier_score
+from .proper_scores import fit_temperature as fit_temperature
+from .proper_scores import negative_log_likelihood as negative_log_likelihood
 from .topology import Churn as Churn
 from .topology import Degrees as Degrees
 from .topology import churn as churn
