@@ -101,9 +101,15 @@ def _of_one_seed(
 ) -> tuple[tuple[jax.Array, ...], tuple[np.ndarray, ...]]:
     probabilities = jax.nn.softmax(inner)
     sums = metrics.reliability(probabilities, labels, bins=BINS)
-    temperature = metrics.fit_temperature(inner[::2], labels[::2])
-    scaled = jax.nn.softmax(inner[1::2] / temperature)
-    rest = metrics.reliability(scaled, labels[1::2], bins=BINS)
+    temperature = metrics.fit_temperature(inner, labels)
+    # Each half at the temperature of the other, so that the error is of all images, as `sums` is,
+    # and of none that it was fitted to.
+    halves = [
+        metrics.reliability(jax.nn.softmax(inner[there::2] / fitted), labels[there::2], bins=BINS)
+        for here, there in ((0, 1), (1, 0))
+        for fitted in (metrics.fit_temperature(inner[here::2], labels[here::2]),)
+    ]
+    scaled = jax.tree.map(jnp.add, *halves)
     inside, outside = metrics.max_softmax(inner), metrics.max_softmax(outer)
     edges = jnp.arange(1, FINE_BINS) / FINE_BINS
     histograms = (*sums, *(metrics.count_scores(each, edges) for each in (inside, outside)))
@@ -111,7 +117,7 @@ def _of_one_seed(
         metrics.expected_calibration_error(sums),
         metrics.brier_score(probabilities, labels),
         temperature,
-        metrics.expected_calibration_error(rest),
+        metrics.expected_calibration_error(scaled),
         metrics.auroc(inside, outside),
         metrics.fpr_at_tpr(inside, outside),
     )

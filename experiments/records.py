@@ -42,8 +42,8 @@ class Evaluation:
     """What the confidence of the finished networks is worth; lists have an entry a seed.
 
     Of test images: the expected calibration error (``ece``, bins of equal width) and the Brier
-    score, in [0, 2]; the likelihood is the result's ``test_loss``. ``temperature`` is fitted to
-    every second test image, ``scaled_ece`` is the error of the others at that temperature.
+    score, in [0, 2]; the likelihood is the result's ``test_loss``. ``temperature`` is fitted to all
+    of them, ``scaled_ece`` the error with each half scaled by the temperature of the other.
     ``auroc`` and ``fpr95`` tell test images from those of ``outside`` by the largest probability.
     """
 

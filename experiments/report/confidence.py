@@ -52,8 +52,8 @@ def calibration_section(cells: Sequence[Cell], look: dict[str, Style]) -> str:
         "Of the test images that a network gives a probability of 80 %, 80 % should be right: "
         "below the diagonal it is too sure of itself. All seeds together, bins of at least "
         f"{LEAST} images. ECE is the mean distance from the diagonal; NLL is in nats; Brier lies "
-        "in 0 to 2. The temperature is fitted to every second test image, and “ECE, scaled” is "
-        "that of the others after dividing their logits by it."
+        "in 0 to 2. Logits are divided by the temperature: above 1, a network is too sure. For "
+        "“ECE, scaled” each half of the images is divided by the temperature of the other half."
     )
     legend = page.legend({label: style for label, style in look.items() if label in drawn})
     content = [calibration_table(pairs), legend, page.grid(parts, PANELS, "The other sparsities")]
