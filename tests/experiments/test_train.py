@@ -251,9 +251,19 @@ def test_a_run_of_another_configuration_is_not_gone_on_with(tmp_path: pathlib.Pa
     other = dataclasses.replace(
         SMALL, resume=True, epochs=5, pruning=config.Pruning(interval=7), checkpoint_seconds=5.0
     )
-    with pytest.raises(ValueError, match=r"epochs=4, not 5; pruning.interval=4, not 7") as error:
+    with pytest.raises(ValueError, match="was begun with other settings; resume with") as error:
         train.open_run("digits-mlp", other, tmp_path)
-    assert "\n" not in str(error.value)
+    lines = str(error.value).splitlines()
+    assert lines[1:] == ["epochs: 4 there, 5 here", "pruning.interval: 4 there, 7 here"]
+
+
+def test_a_run_of_another_version_is_not_gone_on_with(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train.open_run("digits-mlp", SMALL, tmp_path)
+    monkeypatch.setattr(jaxsparse, "__version__", "9.9.9")
+    with pytest.raises(ValueError, match=r"jaxsparse: '[0-9.]+' there, '9\.9\.9' here"):
+        train.open_run("digits-mlp", dataclasses.replace(SMALL, resume=True), tmp_path)
 
 
 @pytest.mark.parametrize(
