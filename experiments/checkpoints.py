@@ -62,14 +62,14 @@ class Checkpoints:
 
     def __exit__(self, *args: object) -> None:
         """Wait for what is being written; if something else went wrong, that is what is told."""
-        try:
-            self.wait()
-        except CannotSaveError:
-            if args[0] is None:
-                raise
-        finally:
-            self._thread.shutdown()
-            self._manager.close()
+        failed: Exception | None = None
+        for leave in (self.wait, self._thread.shutdown, self._manager.close):
+            try:
+                leave()
+            except Exception as error:  # closing tells once more of what could not be written
+                failed = failed or error
+        if failed is not None and args[0] is None:
+            raise failed
 
     def save(self, step: int, state: Any) -> None:
         """Begin to write a checkpoint; training may go on, and change ``state``, at once.
