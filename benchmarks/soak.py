@@ -102,10 +102,15 @@ def moving(name: str, steps: int) -> MaskAlgorithm | None:
     """
     entry = ALGORITHMS[name]
     known = inspect.signature(entry.factory).parameters
-    always = {"update": jaxsparse.every(1)} if "update" in known else {}
+    scheduled = "update" in known and known["update"].default is not None
+    always = {"update": jaxsparse.every(1)} if scheduled else {}
     stretched = {"start": 0, "stop": steps, "interval": 1, "steps": range(steps)}
     often = {key: value for key, value in stretched.items() if key in entry.small}
-    swaps = {"drop_fraction": 0.3} if "drop_fraction" in entry.small else {}
+    swaps = (
+        {"drop_fraction": optax.cosine_decay_schedule(0.3, steps)}
+        if "drop_fraction" in entry.small
+        else {}
+    )
     method = entry.factory(**{**entry.small, **often, **always, **swaps})
     if method.due is None or int(jnp.sum(method.due(jnp.arange(steps)))) < steps // 2:
         return None
