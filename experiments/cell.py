@@ -16,6 +16,7 @@ from .config import Config
 from .data import Dataset, epoch_order, steps_per_epoch
 from .loop import Learner, Program, StepMetrics, build_program, spent
 from .measures import measures_of
+from .nonfinite import check_finite
 from .snapshots import Snapshots
 
 
@@ -139,7 +140,9 @@ def run_cell(
       The final numbers, which are also in ``folder``.
 
     Raises:
-      Stopped: if ``stopping`` said so; a checkpoint was saved.
+      Stopped: if ``stopping`` said so; a checkpoint was saved (but with ``max_nonfinite`` none of
+        a call that had a step with numbers that are not finite).
+      NotFiniteError: if there were more such steps than ``max_nonfinite``.
     """
     examples = len(dataset.train_images)
     per_epoch = steps_per_epoch(examples, config.batch_size)
@@ -160,7 +163,7 @@ def run_cell(
         log = _Log(program, folder, dataset.image_shape, config.batch_size, step)
         if not step:
             log.snapshot(0, learner)
-        saved, began = time.monotonic(), time.monotonic()
+        saved, began, newest = time.monotonic(), time.monotonic(), step
         while step < steps:
             ahead = min(step + chunk, steps)
             learner, metrics = program.run(learner, order.steps(step, ahead))
@@ -169,11 +172,17 @@ def run_cell(
             step, began = ahead, time.monotonic()
             progress(step, row)
             stop = stopping() and step < steps
-            if stop or step == steps or time.monotonic() - saved > config.checkpoint_seconds:
+            most, flags = config.max_nonfinite, np.asarray(metrics.nonfinite)
+            sound = most is None or not np.any(flags)
+            if not sound:  # what to go back to is a checkpoint from before the trouble
+                log.save()
+                check_finite(most, cell.name, sum(row["nonfinite"]), flags, step, newest)
+            due = stop or time.monotonic() - saved > config.checkpoint_seconds
+            if step == steps or (due and sound):
                 log.save()
                 manager.save(step, args=ocp.args.StandardSave(learner))
                 manager.wait_until_finished()
-                saved = time.monotonic()
+                saved, newest = time.monotonic(), step
             if stop:
                 raise Stopped
     evaluation, confidence = evaluate.evaluate_confidence(program.scores, learner, dataset, outside)

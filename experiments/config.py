@@ -97,6 +97,9 @@ class Config:
     """Steps in one compiled call at most; a stop is noticed between calls."""
     checkpoint_seconds: float = 10.0
     """Seconds between checkpoints at least; a stopped run loses no more than that."""
+    max_nonfinite: int | None = None
+    """Steps with a loss or gradient that is not finite, of all seeds, after which a cell stops the
+    run (exit code 3), with a checkpoint from before them; default: never."""
     data_dir: pathlib.Path | None = None
     """TFDS data directory; default: the variable JAXSPARSE_DATA_DIR, else the user's cache."""
     out: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -106,7 +109,7 @@ class Config:
 
 
 # What may differ when a run goes on: nothing that its numbers depend on.
-FREE = ("data_dir", "out", "resume", "checkpoint_seconds")
+FREE = ("data_dir", "out", "resume", "checkpoint_seconds", "max_nonfinite")
 
 _DIGITS = Config(
     model=Model(widths=(256, 128)),
@@ -233,6 +236,11 @@ def check(config: Config) -> None:
         check_sparsity(sparsity)
     check_counts(config, ("seeds", "epochs", "batch_size", "evaluate_every", "chunk_steps"))
     check_rates(config.optimizer, ("learning_rate",), "optimizer.")
+    if config.max_nonfinite is not None and config.max_nonfinite < 0:
+        raise ValueError(
+            f"max_nonfinite is {config.max_nonfinite}; it must be at least 0, where the first such "
+            "step stops the run; leave it out to never stop"
+        )
     pruning = config.pruning
     if pruning.interval < 1:
         raise ValueError(f"pruning.interval is {pruning.interval}; it must be at least 1 step")

@@ -36,11 +36,14 @@ from . import data, evaluate, records
 from .cell import Cell, Stopped, run_cell
 from .config import FREE, PRESETS, Config, check, preset
 from .data import steps_per_epoch
+from .nonfinite import NotFiniteError
 from .report import write_report
 from .tables import summary_table
 
 INTERRUPTED = 130
 """Exit code of a run that was stopped and can be resumed."""
+NOT_FINITE = 3
+"""Exit code of a run that had more steps with numbers that are not finite than it may."""
 
 _DEFAULT = "digits-mlp"
 
@@ -267,7 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: Without the program's name; default: those of the process.
 
     Returns:
-      Exit code: 0, 2 for a configuration that cannot run, 130 for a run stopped on request.
+      Exit code: 0, 2 for a configuration that cannot run, 3 for a run that had more steps with
+      numbers that are not finite than ``--max-nonfinite``, 130 for a run stopped on request.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     console = Console()
@@ -286,9 +290,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = open_run(name, config, pathlib.Path("runs"))
         console.print(f"{name}: {len(cells_of(config))} cells x {config.seeds} seeds, into {run}")
         results = train(config, run, console)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, NotFiniteError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
+        return NOT_FINITE if isinstance(error, NotFiniteError) else 2
     except (Stopped, KeyboardInterrupt):
         console.print(
             f"stopped; go on with: python -m experiments.train {name} --resume (same flags)"
