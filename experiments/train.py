@@ -235,6 +235,8 @@ def train(config: Config, run: pathlib.Path, console: Console) -> list[records.R
     dataset = data.load(config.data, config.data_dir)
     outside = evaluate.images_outside(dataset, config.data_dir)
     per_cell = config.epochs * steps_per_epoch(len(dataset.train_images), config.batch_size)
+    if per_cell >= 2**31:
+        raise ValueError(f"epochs is {config.epochs}: {per_cell} steps, where 2**31 are too many")
     cells = cells_of(config)
     results = []
     with Signals() as signals, progress_bars(console) as bars:
