@@ -9,10 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
+
+import jaxsparse
 
 from . import arrays, build, evaluate, records
-from .config import Config
+from .checkpoints import Checkpoints
+from .config import FREE, Config
 from .data import Dataset, epoch_order, steps_per_epoch
 from .loop import Learner, Program, StepMetrics, build_program, spent
 from .measures import measures_of
@@ -143,6 +145,8 @@ def run_cell(
       Stopped: if ``stopping`` said so; a checkpoint was saved (but with ``max_nonfinite`` none of
         a call that had a step with numbers that are not finite).
       NotFiniteError: if there were more such steps than ``max_nonfinite``.
+      CannotSaveError: if a checkpoint could not be written; those before it are whole.
+      ValueError: if there are checkpoints of another training, or none that is whole.
     """
     examples = len(dataset.train_images)
     per_epoch = steps_per_epoch(examples, config.batch_size)
@@ -151,19 +155,18 @@ def run_cell(
     order = Order(config.seeds, examples, config.batch_size)
     chunk = chunk_length(steps, config.chunk_steps)
     every = config.evaluate_every * per_epoch
-    with ocp.CheckpointManager(
-        (folder / "checkpoints").absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=2)
-    ) as manager:
-        step = manager.latest_step() or 0
-        if step:
-            learner = manager.restore(step, args=ocp.args.StandardRestore(program.abstract))
+    with Checkpoints(folder / "checkpoints", _about(config, cell)) as checkpoints:
+        saved = checkpoints.restore(program.abstract)
+        if saved is None:
+            step, learner = 0, program.init(jnp.arange(config.seeds, dtype=jnp.uint32))
         else:
-            learner = program.init(jnp.arange(config.seeds, dtype=jnp.uint32))
+            step, learner = saved
         records.truncate_metrics(folder, step)
         log = _Log(program, folder, dataset.image_shape, config.batch_size, step)
         if not step:
             log.snapshot(0, learner)
-        saved, began, newest = time.monotonic(), time.monotonic(), step
+        newest, wrote = step, time.monotonic()
+        began = wrote
         while step < steps:
             ahead = min(step + chunk, steps)
             learner, metrics = program.run(learner, order.steps(step, ahead))
@@ -177,13 +180,13 @@ def run_cell(
             if not sound:  # what to go back to is a checkpoint from before the trouble
                 log.save()
                 check_finite(most, cell.name, sum(row["nonfinite"]), flags, step, newest)
-            due = stop or time.monotonic() - saved > config.checkpoint_seconds
+            due = stop or time.monotonic() - wrote > config.checkpoint_seconds
             if step == steps or (due and sound):
                 log.save()
-                manager.save(step, args=ocp.args.StandardSave(learner))
-                manager.wait_until_finished()
-                saved, newest = time.monotonic(), step
+                checkpoints.save(step, learner)
+                newest, wrote = step, time.monotonic()
             if stop:
+                checkpoints.wait()
                 raise Stopped
     evaluation, confidence = evaluate.evaluate_confidence(program.scores, learner, dataset, outside)
     arrays.write_confidence(folder, confidence)
@@ -191,6 +194,18 @@ def run_cell(
     result = dataclasses.replace(result, evaluation=evaluation)
     records.write_result(folder, result)
     return result
+
+
+def _about(config: Config, cell: Cell) -> dict[str, Any]:
+    """What decides the numbers of a cell."""
+    settings = records.plain(config)
+    others = (*FREE, "methods", "sparsities")
+    return {
+        "jaxsparse": jaxsparse.__version__,
+        "method": cell.method,
+        "sparsity": cell.sparsity,
+        **{key: value for key, value in settings.items() if key not in others},
+    }
 
 
 class _Log:

@@ -8,7 +8,6 @@ what is missing, to the same numbers.
 import contextlib
 import dataclasses
 import fcntl
-import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -335,9 +334,9 @@ def numbers_of(run: pathlib.Path) -> dict[str, Any]:
 def _open_run(run: pathlib.Path, study: Training, cells: Sequence[str]) -> str:
     """Begin a run, or go on with one of the same study; the commit that trains from here on."""
     about = records.read_json(run / "run.json")
-    config, now = json.loads(json.dumps(dataclasses.asdict(study))), environment()
+    config, now = records.plain(study), environment()
     if about is None:
         about = {"config": config, "cells": list(cells), "environment": now}
         records.write_json(run / "run.json", about)
-    check_same(run, about["config"], config)
+    check_same(run, about, config)
     return now["commit"]

@@ -6,7 +6,8 @@ RUN/cells/CELL/inputs.npz        connections of each input over training, first 
 RUN/cells/CELL/masks.npz         what each layer's mask looks like over training, first seed
 RUN/cells/CELL/confidence.npz    histograms of the finished networks' confidence
 RUN/cells/CELL/result.json       the final numbers; there once the cell is finished
-RUN/cells/CELL/checkpoints/      Orbax
+RUN/cells/CELL/checkpoints/      Orbax; checkpoints.json beside it names the newest
+RUN/cells/CELL/damaged/          checkpoints that were not whole when a run went on
 RUN/report.html
 """
 
@@ -89,6 +90,24 @@ class Result:
     flops: list[float] | None = None
     average_parameters: list[float] | None = None
     evaluation: Evaluation | None = None
+
+
+def plain(settings: Any) -> Any:
+    """Settings as JSON has them: tuples as lists, paths as strings, dataclasses as dictionaries.
+
+    Args:
+      settings: A dataclass, or anything made of what JSON can say and these.
+
+    Returns:
+      The same, of dictionaries, lists, strings and numbers.
+    """
+
+    def say(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return dataclasses.asdict(value)
+        return str(value)
+
+    return json.loads(json.dumps(settings, default=say))
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

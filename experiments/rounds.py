@@ -19,10 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
+
+import jaxsparse
 
 from . import models, records
 from .cell import Order, Stopped
+from .checkpoints import Checkpoints
 from .config import check_counts
 from .data import Dataset, hold_out, steps_per_epoch
 from .loop import Learner, build_program, masks_given_later, spent
@@ -206,6 +208,7 @@ class Trainer:
             records.write_leaves(folder / "trained.npz", learner.params)
             records.write_json(folder / "result.json", dataclasses.asdict(result))
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        (folder / "checkpoints.json").unlink(missing_ok=True)
         return result, records.read_leaves(folder / "trained.npz", self._program.abstract.params)
 
     def _run(
@@ -220,12 +223,12 @@ class Trainer:
     ) -> tuple[Learner, Any, list[dict[str, Any]]]:
         """The learner at the end, the weights of least validation loss, a row an evaluation."""
         program, every = self._program, self._training.evaluate_every
-        options = ocp.CheckpointManagerOptions(max_to_keep=1)
-        with ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options) as manager:
-            step = manager.latest_step() or 0
-            if step:
-                shapes = {"learner": program.abstract, "best": program.abstract.params}
-                saved = manager.restore(step, args=ocp.args.StandardRestore(shapes))
+        about = {"jaxsparse": jaxsparse.__version__, **records.plain(self._training)}
+        about.pop("checkpoint_seconds")
+        with Checkpoints(folder / "checkpoints", about) as checkpoints:
+            shapes = {"learner": program.abstract, "best": program.abstract.params}
+            step, saved = checkpoints.restore(shapes) or (0, None)
+            if saved is not None:
                 learner, best = saved["learner"], saved["best"]
             else:
                 learner = program.start(self._seeds(), params, {}, masks)
@@ -255,11 +258,10 @@ class Trainer:
                 stop = stopping() and step < steps
                 if stop or time.monotonic() - kept > self._training.checkpoint_seconds:
                     records.append_metrics(folder, rows[written:])
-                    both = {"learner": learner, "best": best}
-                    manager.save(step, args=ocp.args.StandardSave(both))
-                    manager.wait_until_finished()
+                    checkpoints.save(step, {"learner": learner, "best": best})
                     written, kept = len(rows), time.monotonic()
                 if stop:
+                    checkpoints.wait()
                     raise Stopped
             records.append_metrics(folder, rows[written:])
         return learner, best, rows

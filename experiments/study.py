@@ -1,7 +1,6 @@
 """A study: a run of many cells, its page, its numbers and its figure among the results."""
 
 import dataclasses
-import json
 import math
 import pathlib
 import statistics
@@ -57,11 +56,11 @@ def open_folder(
     """
     run = out or pathlib.Path("runs") / name
     about = records.read_json(run / "run.json")
-    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    plain = records.plain(config)
     if resume:
         if about is None:
             raise ValueError(f"{run} holds no run to resume; leave out --resume to start one")
-        check_same(run, about["config"], plain)
+        check_same(run, about, plain)
         return run
     if about is not None:
         raise ValueError(f"{run} holds a run; add --resume to go on with it, or name another --out")

@@ -8,7 +8,6 @@ About 20 minutes on one idle CPU core (estimated); a stopped run goes on where i
 """
 
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -287,7 +286,7 @@ def main(arguments: Arguments, cells: Sequence[Cell] = CELLS) -> int:
       trained otherwise.
     """
     console, path = Console(), arguments.results / f"{_NAME}.json"
-    setting = json.loads(json.dumps(dataclasses.asdict(arguments.setting)))
+    setting = records.plain(arguments.setting)
     about: dict[str, Any] = {} if arguments.anew else records.read_json(path) or {}
     try:
         check(arguments.setting)

@@ -4,9 +4,7 @@ Every method at every sparsity, all seeds of a cell in one compiled program; the
 HTML report. A stopped run goes on with ``--resume``, to the same numbers.
 """
 
-import dataclasses
 import datetime
-import json
 import os
 import pathlib
 import platform
@@ -34,6 +32,7 @@ import jaxsparse
 
 from . import data, evaluate, records
 from .cell import Cell, Stopped, run_cell
+from .checkpoints import differences
 from .config import FREE, PRESETS, Config, check, preset
 from .data import steps_per_epoch
 from .nonfinite import NotFiniteError
@@ -41,7 +40,9 @@ from .report import write_report
 from .tables import summary_table
 
 INTERRUPTED = 130
-"""Exit code of a run that was stopped and can be resumed."""
+"""Exit code of a run that was stopped, by Ctrl-C or SIGTERM, and can be resumed."""
+CANNOT_SAVE = 74
+"""Exit code of a run that could not write (a full disk) and can be resumed (EX_IOERR)."""
 NOT_FINITE = 3
 """Exit code of a run that had more steps with numbers that are not finite than it may."""
 
@@ -94,18 +95,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def plain(config: Config) -> dict[str, Any]:
-    """A configuration as JSON has it: tuples as lists, paths as strings.
-
-    Args:
-      config: The run.
-
-    Returns:
-      Nested dictionaries.
-    """
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
-
-
 def open_run(name: str, config: Config, root: pathlib.Path) -> pathlib.Path:
     """The folder of the run: a new one, or with ``resume`` the one to go on with.
 
@@ -128,47 +117,40 @@ def open_run(name: str, config: Config, root: pathlib.Path) -> pathlib.Path:
         about = records.read_json(run / "run.json")
         if about is None:
             raise ValueError(f"{run} holds no run to resume; leave out --resume to start one")
-        check_same(run, about["config"], plain(config))
+        check_same(run, about, records.plain(config))
         return run
     run = config.out or root / (name if not taken else f"{name}-{len(taken) + 1}")
     if (run / "run.json").exists():
         raise ValueError(f"{run} holds a run; add --resume to go on with it, or name another --out")
     cells = [cell.name for cell in cells_of(config)]
-    about = {"preset": name, "config": plain(config), "cells": cells, "environment": environment()}
+    about = {
+        "preset": name,
+        "config": records.plain(config),
+        "cells": cells,
+        "environment": environment(),
+    }
     records.write_json(run / "run.json", about)
     return run
 
 
-def check_same(run: pathlib.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """A run goes on with the configuration it was begun with, or not at all.
+def check_same(run: pathlib.Path, about: dict[str, Any], config: dict[str, Any]) -> None:
+    """A run goes on with the configuration and library it was begun with, or not at all.
 
     Args:
       run: Its folder, for the message.
-      old: The configuration in ``run.json``.
-      new: The one given now.
+      about: What is in its ``run.json``.
+      config: The configuration given now, as JSON has it.
 
     Raises:
-      ValueError: if they differ in what the numbers depend on.
+      ValueError: if they differ in what the numbers depend on, with a line for each difference.
     """
-
-    def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        items: dict[str, Any] = {}
-        for key, value in tree.items():
-            nested = isinstance(value, dict)
-            items |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-        return items
-
-    before, after = flat(old), flat(new)
-    differences = [
-        f"{key}={before.get(key)!r}, not {after.get(key)!r}"
-        for key in sorted({*before, *after})
-        if key not in FREE and before.get(key) != after.get(key)
-    ]
-    if differences:
-        raise ValueError(
-            f"{run} was begun with {'; '.join(differences)}: resume with the same flags, or leave "
-            "out --resume to start another run"
-        )
+    told = lambda settings: {k: v for k, v in settings.items() if k not in FREE}
+    here = {"jaxsparse": jaxsparse.__version__, **told(config)}
+    version = about.get("environment", {}).get("jaxsparse")
+    different = differences({"jaxsparse": version, **told(about["config"])}, here)
+    if different:
+        said = f"{run} was begun with other settings; resume with the same flags, or "
+        raise ValueError("\n".join([f"{said}leave out --resume to start another run:", *different]))
 
 
 class Signals:
@@ -272,8 +254,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: Without the program's name; default: those of the process.
 
     Returns:
-      Exit code: 0, 2 for a configuration that cannot run, 3 for a run that had more steps with
-      numbers that are not finite than ``--max-nonfinite``, 130 for a run stopped on request.
+      Exit code: 0; 2 for a configuration that cannot run; 3 for more steps with numbers that are
+      not finite than ``--max-nonfinite``; 74 where a file cannot be written, 130 for a run stopped
+      on request: these three can be resumed.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     console = Console()
@@ -295,6 +278,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, NotFiniteError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return NOT_FINITE if isinstance(error, NotFiniteError) else 2
+    except OSError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        return CANNOT_SAVE
     except (Stopped, KeyboardInterrupt):
         console.print(
             f"stopped; go on with: python -m experiments.train {name} --resume (same flags)"

@@ -118,7 +118,7 @@ def test_a_stopped_study_goes_on_to_the_same_numbers(
     capsys.readouterr()
     other = dataclasses.replace(again, study=dataclasses.replace(SMALL, seeds=3))
     assert mask_controls.main(other) == 2
-    assert "was begun with seeds=2, not 3" in capsys.readouterr().err
+    assert "seeds: 2 there, 3 here" in capsys.readouterr().err.splitlines()
     wrong = dataclasses.replace(again, study=dataclasses.replace(SMALL, sparsities=(1.5,)))
     assert mask_controls.main(wrong) == 2
     missing = dataclasses.replace(again, out=tmp_path / "none", page_only=True)
