@@ -326,7 +326,7 @@ def drop_grow(
             jax.tree.leaves(masks, is_leaf=is_dense), tree.flatten_up_to(grads), strict=True
         )
         finite = finite_numbers(
-            [grad for mark, grad in marks if is_dense(mark)], *packed[:2], decisive
+            [grad for mark, grad in marks if is_dense(mark)], *packed[:2], scores=decisive
         )
         after = [jnp.where(finite, new, mask) for new, mask in zip(after, packed[2], strict=True)]
         new: list[Any] = [optax.MaskedNode()] * number

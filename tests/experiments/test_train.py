@@ -230,7 +230,10 @@ def test_too_many_steps_that_are_not_finite_stop_the_run(
         return optax.chain(whole(*args), optax.scale_by_schedule(poison))
 
     monkeypatch.setattr(build, "build_optimizer", poisoned)
-    flags = [*FLAGS, "--methods", "static", "--seeds", "1", "--chunk-steps", "2"]
+    flags = [
+        *("--methods", "static", "--seeds", "1", "--epochs", "8", "--batch-size", "120"),
+        *("--model.widths", "16", "--chunk-steps", "2", "--checkpoint-seconds", "0"),
+    ]
     assert train.main([*flags, "--max-nonfinite", "3"]) == 3
     message = capsys.readouterr().err.strip()
     # Losses are NaN from step 14 on; the call of steps 17 and 18 has the fourth and fifth.
