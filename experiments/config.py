@@ -322,6 +322,11 @@ def check(config: Config) -> None:
         )
     if not 0 <= pruning.one_shot < 1:
         raise ValueError(f"pruning.one_shot is {pruning.one_shot}; it must lie in [0, 1)")
+    if "sensitivity" in config.methods and pruning.one_shot >= pruning.stop:
+        raise ValueError(
+            f"pruning.one_shot is {pruning.one_shot}; sensitivity prunes from there to pruning.stop "
+            f"({pruning.stop}): give a smaller one"
+        )
     if not config.methods or not config.sparsities:
         raise ValueError("methods or sparsities is empty; name at least one of each")
     named = {"methods": config.methods, "sparsities": config.sparsities}

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ODD = (0, -1, 1, 2, 7, 10**12)
 REALS = (0.0, -0.5, 1e-45, 0.5, 0.9, 1.0, 1.5, 90.0, 1e30, math.nan, math.inf, -math.inf)
-METHODS = ("dense", "static", "set", "rigl", "gradual_magnitude", "snip", "ste", "rigel", "")
+METHODS = ("dense", "static", "set", "rigl", "gradual_magnitude", "ste", "sensitivity", "rigel", "")
 # Where a valid one need not train long, and what it is with: all else is drawn.
 TINY = config.Config(
     model=config.Model(widths=(4,)),
