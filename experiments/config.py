@@ -324,8 +324,8 @@ def check(config: Config) -> None:
         raise ValueError(f"pruning.one_shot is {pruning.one_shot}; it must lie in [0, 1)")
     if "sensitivity" in config.methods and pruning.one_shot >= pruning.stop:
         raise ValueError(
-            f"pruning.one_shot is {pruning.one_shot}; sensitivity prunes from there to pruning.stop "
-            f"({pruning.stop}): give a smaller one"
+            f"pruning.one_shot is {pruning.one_shot}; sensitivity prunes from there to "
+            f"pruning.stop ({pruning.stop}): give a smaller one"
         )
     if not config.methods or not config.sparsities:
         raise ValueError("methods or sparsities is empty; name at least one of each")
