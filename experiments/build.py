@@ -129,6 +129,8 @@ def build_method(
         settings["update"] = jaxsparse.any_of(every, jaxsparse.at(stop))
     if not entry.trained_first:
         del settings["step"]
+    elif "stop" in known:  # from the one to the other, be the run ever so short
+        settings["step"] = min(settings["step"], stop - 1)
     if default.get("interval") == 1:
         del settings["interval"]
     return factory(**{name: value for name, value in settings.items() if name in known})

@@ -18,6 +18,7 @@ from .config import FREE, Config
 from .data import Dataset, epoch_order, steps_per_epoch
 from .loop import Learner, Program, StepMetrics, build_program, spent
 from .measures import measures_of
+from .nonfinite import check_finite
 from .snapshots import Snapshots
 
 
@@ -141,7 +142,9 @@ def run_cell(
       The final numbers, which are also in ``folder``.
 
     Raises:
-      Stopped: if ``stopping`` said so; a checkpoint was saved.
+      Stopped: if ``stopping`` said so; a checkpoint was saved (but with ``max_nonfinite`` none of
+        a call that had a step with numbers that are not finite).
+      NotFiniteError: if there were more such steps than ``max_nonfinite``.
       CannotSaveError: if a checkpoint could not be written; those before it are whole.
       ValueError: if there are checkpoints of another training, or none that is whole.
     """
@@ -162,7 +165,8 @@ def run_cell(
         log = _Log(program, folder, dataset.image_shape, config.batch_size, step)
         if not step:
             log.snapshot(0, learner)
-        wrote = began = time.monotonic()
+        newest, wrote = step, time.monotonic()
+        began = wrote
         while step < steps:
             ahead = min(step + chunk, steps)
             learner, metrics = program.run(learner, order.steps(step, ahead))
@@ -171,10 +175,16 @@ def run_cell(
             step, began = ahead, time.monotonic()
             progress(step, row)
             stop = stopping() and step < steps
-            if stop or step == steps or time.monotonic() - wrote > config.checkpoint_seconds:
+            most, flags = config.max_nonfinite, np.asarray(metrics.nonfinite)
+            sound = most is None or not np.any(flags)
+            if not sound:  # what to go back to is a checkpoint from before the trouble
+                log.save()
+                check_finite(most, cell.name, sum(row["nonfinite"]), flags, step, newest)
+            due = stop or time.monotonic() - wrote > config.checkpoint_seconds
+            if step == steps or (due and sound):
                 log.save()
                 checkpoints.save(step, learner)
-                wrote = time.monotonic()
+                newest, wrote = step, time.monotonic()
             if stop:
                 checkpoints.wait()
                 raise Stopped

@@ -1,6 +1,8 @@
 """What a run consists of: frozen dataclasses, their defaults, and the presets."""
 
 import dataclasses
+import itertools
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -97,6 +99,9 @@ class Config:
     """Steps in one compiled call at most; a stop is noticed between calls."""
     checkpoint_seconds: float = 10.0
     """Seconds between checkpoints at least; a stopped run loses no more than that."""
+    max_nonfinite: int | None = None
+    """Steps with a loss or gradient that is not finite, of all seeds, after which a cell stops the
+    run (exit code 3), with a checkpoint from before them; default: never."""
     data_dir: pathlib.Path | None = None
     """TFDS data directory; default: the variable JAXSPARSE_DATA_DIR, else the user's cache."""
     out: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -106,7 +111,7 @@ class Config:
 
 
 # What may differ when a run goes on: nothing that its numbers depend on.
-FREE = ("data_dir", "out", "resume", "checkpoint_seconds")
+FREE = ("data_dir", "out", "resume", "checkpoint_seconds", "max_nonfinite")
 
 _DIGITS = Config(
     model=Model(widths=(256, 128)),
@@ -185,19 +190,25 @@ def preset(name: str) -> Config:
     return PRESETS[name][1]
 
 
-def check_counts(settings: Any, names: Sequence[str]) -> None:
-    """Refuse counts below 1.
+def check_counts(settings: Any, names: Sequence[str], prefix: str = "") -> None:
+    """Refuse counts below 1, and those that no int32 holds.
 
     Args:
       settings: A dataclass.
       names: Of its fields.
+      prefix: Of the fields, in the message.
 
     Raises:
       ValueError: one line with the value and the range.
     """
     for name in names:
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} is {getattr(settings, name)}; it must be at least 1")
+        value = getattr(settings, name)
+        if value < 1:
+            raise ValueError(f"{prefix}{name} is {value}; it must be at least 1")
+        if value >= 2**31:
+            raise ValueError(
+                f"{prefix}{name} is {value}; it must be below 2**31: give a smaller one"
+            )
 
 
 def check_rates(settings: Any, names: Sequence[str], prefix: str = "") -> None:
@@ -217,6 +228,64 @@ def check_rates(settings: Any, names: Sequence[str], prefix: str = "") -> None:
             raise ValueError(f"{prefix}{name} is {value}; it must be positive and finite")
 
 
+_SIDES = {"digits": 8, "cifar10": 32, "cifar100": 32}  # of images, in pixels; 28 elsewhere
+_SMALLEST = {"lenet-5": 16, "vgg": 32}
+_DEPTHS = {
+    "cifar-resnet": ("6n + 2 with n >= 1", lambda depth: depth >= 8 and depth % 6 == 2),
+    "wide-resnet": ("6n + 4 with n >= 1", lambda depth: depth >= 10 and depth % 6 == 4),
+    "vgg": ("11, 13, 16 or 19", lambda depth: depth in (11, 13, 16, 19)),
+}
+
+
+def check_model(model: Model, data_name: str) -> None:
+    """Refuse networks that cannot be built, or whose last layers get no pixel.
+
+    Args:
+      model: The network.
+      data_name: The data set.
+
+    Raises:
+      ValueError: one line with the value and the range.
+    """
+    for width in model.widths:
+        if not 1 <= width < 2**31:
+            raise ValueError(f"model.widths has {width}; each must be at least 1, and below 2**31")
+    check_counts(model, ("depth", "width"), "model.")
+    said, allowed = _DEPTHS.get(model.name, ("", lambda depth: True))
+    if not allowed(model.depth):
+        raise ValueError(f"model.depth is {model.depth}; for {model.name} it must be {said}")
+    side, least = _SIDES.get(data_name, 28), _SMALLEST.get(model.name, 1)
+    if side < least:
+        raise ValueError(
+            f"{data_name} has images of {side} x {side} pixels; {model.name} takes {least} or "
+            "more: choose another model.name or data"
+        )
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Refuse an optimizer whose settings are out of range.
+
+    Args:
+      optimizer: The inner optimizer.
+
+    Raises:
+      ValueError: one line with the value and the range.
+    """
+    check_rates(optimizer, ("learning_rate", "factor"), "optimizer.")
+    if not 0 <= optimizer.momentum < 1:
+        raise ValueError(f"optimizer.momentum is {optimizer.momentum}; it must lie in [0, 1)")
+    if not 0 <= optimizer.weight_decay < math.inf:
+        raise ValueError(
+            f"optimizer.weight_decay is {optimizer.weight_decay}; it must be finite, at least 0"
+        )
+    ends = (0.0, *optimizer.boundaries, math.inf)
+    if not all(before < after for before, after in itertools.pairwise(ends)):
+        raise ValueError(
+            f"optimizer.boundaries is {optimizer.boundaries}; give finite epochs above 0 that "
+            "increase"
+        )
+
+
 def check(config: Config) -> None:
     """Refuse a configuration that cannot run, before anything is loaded or traced.
 
@@ -232,10 +301,17 @@ def check(config: Config) -> None:
     for sparsity in config.sparsities:
         check_sparsity(sparsity)
     check_counts(config, ("seeds", "epochs", "batch_size", "evaluate_every", "chunk_steps"))
-    check_rates(config.optimizer, ("learning_rate",), "optimizer.")
+    check_model(config.model, config.data)
+    check_optimizer(config.optimizer)
+    if math.isnan(config.checkpoint_seconds):
+        raise ValueError("checkpoint_seconds is nan; give a number of seconds, 0 for every call")
+    if config.max_nonfinite is not None and config.max_nonfinite < 0:
+        raise ValueError(
+            f"max_nonfinite is {config.max_nonfinite}; it must be at least 0, where the first such "
+            "step stops the run; leave it out to never stop"
+        )
     pruning = config.pruning
-    if pruning.interval < 1:
-        raise ValueError(f"pruning.interval is {pruning.interval}; it must be at least 1 step")
+    check_counts(pruning, ("interval",), "pruning.")
     check_fraction(pruning.drop_fraction, "pruning.drop_fraction")
     if not 0 < pruning.stop <= 1:
         raise ValueError(f"pruning.stop is {pruning.stop}; it is a fraction of the run, in (0, 1]")
@@ -246,5 +322,17 @@ def check(config: Config) -> None:
         )
     if not 0 <= pruning.one_shot < 1:
         raise ValueError(f"pruning.one_shot is {pruning.one_shot}; it must lie in [0, 1)")
+    if "sensitivity" in config.methods and pruning.one_shot >= pruning.stop:
+        raise ValueError(
+            f"pruning.one_shot is {pruning.one_shot}; sensitivity prunes from there to "
+            f"pruning.stop ({pruning.stop}): give a smaller one"
+        )
     if not config.methods or not config.sparsities:
         raise ValueError("methods or sparsities is empty; name at least one of each")
+    named = {"methods": config.methods, "sparsities": config.sparsities}
+    for name, values in named.items():
+        # Cells are called by them, with six digits.
+        said = [value if isinstance(value, str) else f"{value:g}" for value in values]
+        twice = next((one for one in said if said.count(one) > 1), None)
+        if twice:
+            raise ValueError(f"{name} has {twice} more than once; name each only once")

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 import jaxsparse
+from jaxsparse._counting import all_finite
 from jaxsparse.accounting import FlopsReport, step_cost
 from jaxsparse.pruning import fixed, keep_all
 
@@ -172,13 +173,14 @@ def build_program(
         at = jaxsparse.forward_params(params, opt_state)
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(at)
         updates, opt_state = tx(seed).update(grads, opt_state, params)
-        norm = optax.tree.norm(grads)
+        norm, sound = optax.tree.norm(grads), all_finite([[g] for g in jax.tree.leaves(grads)])
         cost = step_cost(report, algorithm, before, opt_state, params)
         metrics = StepMetrics(
             loss=loss,
             accuracy=jnp.mean(jnp.argmax(logits, -1) == labels),
             grad_norm=norm,
-            nonfinite=1 - jnp.isfinite(loss + norm).astype(jnp.int32),
+            # (The norm of huge gradients overflows.)
+            nonfinite=1 - (jnp.isfinite(loss) & sound).astype(jnp.int32),
             inference_flops=cost.inference,
             training_flops=cost.training,
             parameters=cost.parameters,

@@ -35,6 +35,7 @@ from .cell import Cell, Stopped, run_cell
 from .checkpoints import differences
 from .config import FREE, PRESETS, Config, check, preset
 from .data import steps_per_epoch
+from .nonfinite import NotFiniteError
 from .report import write_report
 from .tables import summary_table
 
@@ -42,6 +43,8 @@ INTERRUPTED = 130
 """Exit code of a run that was stopped, by Ctrl-C or SIGTERM, and can be resumed."""
 CANNOT_SAVE = 74
 """Exit code of a run that could not write (a full disk) and can be resumed (EX_IOERR)."""
+NOT_FINITE = 3
+"""Exit code of a run that had more steps with numbers that are not finite than it may."""
 
 _DEFAULT = "digits-mlp"
 
@@ -214,6 +217,8 @@ def train(config: Config, run: pathlib.Path, console: Console) -> list[records.R
     dataset = data.load(config.data, config.data_dir)
     outside = evaluate.images_outside(dataset, config.data_dir)
     per_cell = config.epochs * steps_per_epoch(len(dataset.train_images), config.batch_size)
+    if per_cell >= 2**31:
+        raise ValueError(f"epochs is {config.epochs}: {per_cell} steps, where 2**31 are too many")
     cells = cells_of(config)
     results = []
     with Signals() as signals, progress_bars(console) as bars:
@@ -249,8 +254,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: Without the program's name; default: those of the process.
 
     Returns:
-      Exit code: 0; 2 for a configuration that cannot run; 74 where a file cannot be written, 130
-      for a run stopped on request: both can be resumed.
+      Exit code: 0; 2 for a configuration that cannot run; 3 for more steps with numbers that are
+      not finite than ``--max-nonfinite``; 74 where a file cannot be written, 130 for a run stopped
+      on request: these three can be resumed.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     console = Console()
@@ -269,9 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = open_run(name, config, pathlib.Path("runs"))
         console.print(f"{name}: {len(cells_of(config))} cells x {config.seeds} seeds, into {run}")
         results = train(config, run, console)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, NotFiniteError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
+        return NOT_FINITE if isinstance(error, NotFiniteError) else 2
     except OSError as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return CANNOT_SAVE

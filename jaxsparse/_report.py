@@ -1,5 +1,6 @@
 """Private: what an update did to the masks, and whether the numbers it went by were finite."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -48,13 +49,49 @@ def info_of(layout: Layout, olds: list[Array], news: list[Array], finite: Array)
     )
 
 
-def finite_numbers(dense: list[Any], weights: list[Array], gradients: list[Array]) -> Array:
-    """Are all gradients finite, and the weights that are ranked?"""
+def deciding(
+    layout: Layout,
+    score: Callable[..., Array],
+    rows: Sequence[tuple[Any, ...]],
+    among: Sequence[Array],
+    outside: bool = False,
+) -> list[Array]:
+    """The scores of candidates, with zeros elsewhere: what others have is nobody's business.
+
+    Args:
+      layout: Of the leaves.
+      score: ``score(*rows[i])`` are the scores of array i.
+      rows: One tuple an array.
+      among: Bool arrays of the layout: the candidates.
+      outside: Are the candidates where they are False?
+
+    Returns:
+      An array for each.
+    """
+    found = []
+    for row, candidates in zip(rows, among, strict=True):
+        units = score(*row)
+        candidates = ~candidates if outside else candidates
+        if layout.packed:
+            column = jax.lax.broadcasted_iota(jnp.int32, units.shape, 1)
+            candidates &= column < jnp.asarray(layout.filled[:, None])
+        found.append(jnp.where(candidates, units, jnp.zeros_like(units)))
+    return found
+
+
+def finite_numbers(
+    dense: list[Any], weights: list[Array], gradients: list[Array], scores: Sequence[Array] = ()
+) -> Array:
+    """Are all gradients finite, the weights that are ranked, and the scores they are ranked by?
+
+    (Scores are shaped like the weights, or fewer: of units.)
+    """
     is_float = lambda x: not is_dense(x) and jnp.issubdtype(x.dtype, jnp.inexact)
     floating = lambda *arrays: [x for x in arrays if is_float(x)]
     dense = floating(*dense)
     groups = [[grad] for grad in layout_of(dense).pack(dense)]
     pairs = zip(weights, gradients, strict=True)
-    finite = all_finite([*groups, *[floating(*pair) for pair in pairs]])
+    ranked = [floating(score) for score in scores]
+    finite = all_finite([*groups, *[floating(*pair) for pair in pairs], *ranked])
     # Stored, for else XLA would count anew for each leaf.
     return jax.lax.optimization_barrier(finite)

@@ -102,8 +102,8 @@ class UpdateInfo(NamedTuple):
       dropped: int32 scalar, weights that the latest update removed, over all leaves.
       grown: int32 scalar, weights that the latest update added, over all leaves.
       updates: int32 scalar, drop/grow updates done (1 or 0 in one report, the sum when carried).
-      skipped: int32 scalar, updates skipped because a gradient or a weight was not finite
-        (1 or 0 in one report, the sum when carried).
+      skipped: int32 scalar, updates skipped because a gradient, a weight or a score was not
+        finite (1 or 0 in one report, the sum when carried).
     """
 
     kept: Int[Array, "... leaves"]

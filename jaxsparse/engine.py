@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from jaxsparse import scores, structures
 from jaxsparse._counting import counts, one_device
 from jaxsparse._layout import Layout, layout_of
-from jaxsparse._report import finite_numbers, info_of
+from jaxsparse._report import deciding, finite_numbers, info_of
 from jaxsparse._sharding import like
 from jaxsparse._tree import is_dense, leaf_indices, map_masks
 from jaxsparse.base import (
@@ -295,7 +295,7 @@ def drop_grow(
             return [like(structure.expand(unit, w.shape), w) for unit, w in pairs]
 
         before = packed[2] if single else layout.pack([structure.pool(mask) > 0 for mask in old])
-        budget = targets(leaves, sparsity, final, step)
+        budget, decisive = targets(leaves, sparsity, final, step), []
         if allocate is not None and structure.group_axes is None:
             budget = list(layout.counts(before)[0])
         if stays is not None:
@@ -305,6 +305,7 @@ def drop_grow(
             held = jax.tree.map(jnp.zeros_like, count(after, layout))
         else:
             ranked = ranking(drop, _DROP, before)
+            decisive += deciding(*ranked, before)
             after, held = drop_units(ranked, before, leaves, budget, step)
         budgets = amounts(budget)
         if allocate is not None:
@@ -316,13 +317,17 @@ def drop_grow(
                     ranking(drop, _DROP, after), budgets, after, structure.group_axes
                 )
         if grow is not None:
-            after = grow_units(ranking(grow, _GROW, after), after, held, before, budgets)
+            ranked = ranking(grow, _GROW, after)
+            decisive += deciding(*ranked, after, outside=True)
+            after = grow_units(ranked, after, held, before, budgets)
         if not single:
             after = whole.pack(in_weights(after))
         marks = zip(
             jax.tree.leaves(masks, is_leaf=is_dense), tree.flatten_up_to(grads), strict=True
         )
-        finite = finite_numbers([grad for mark, grad in marks if is_dense(mark)], *packed[:2])
+        finite = finite_numbers(
+            [grad for mark, grad in marks if is_dense(mark)], *packed[:2], scores=decisive
+        )
         after = [jnp.where(finite, new, mask) for new, mask in zip(after, packed[2], strict=True)]
         new: list[Any] = [optax.MaskedNode()] * number
         chosen = whole.unpack(after, [x.shape for x in weights])

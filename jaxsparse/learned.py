@@ -111,7 +111,7 @@ def learned(
 def train_own(
     optimizer: optax.GradientTransformation, grads: PyTree, state: Any, values: PyTree
 ) -> tuple[PyTree, Any]:
-    """One step for a method's own parameters; none where a gradient is not finite.
+    """One step for a method's own parameters; none where a gradient or a result is not finite.
 
     Args:
       optimizer: An optax optimizer.
@@ -129,11 +129,11 @@ def train_own(
       >>> step(2.0).tolist(), step(jnp.nan).tolist()
       ([-1.0], [1.0])
     """
-    finite = jnp.bool_(True)
-    for grad in jax.tree.leaves(grads):
-        finite &= jnp.all(jnp.isfinite(grad))
     updates, after = optimizer.update(grads, state, values)
     new = (optax.apply_updates(values, updates), after)
+    finite = jnp.bool_(True)
+    for number in jax.tree.leaves((grads, new)):
+        finite &= jnp.all(jnp.isfinite(number))
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, (values, state))
 
 

@@ -9,8 +9,8 @@ from jaxsparse._tree import map_masks
 from jaxsparse.base import Distribution, MaskAlgorithm, Masks, Memory, Params, Scope, Where
 from jaxsparse.engine import drop_grow
 from jaxsparse.layers import default_where
-from jaxsparse.saliency import Saliency, prune_in_rounds
-from jaxsparse.saliency.rounds import check_rounds
+from jaxsparse.saliency import Saliency
+from jaxsparse.saliency.rounds import check_rounds, masks_in_rounds
 from jaxsparse.schedules import at, check_sparsity, one_shot
 
 
@@ -67,19 +67,12 @@ def before_training(
 
     def measure(params: Params, masks: Masks, step: Any, memory: Memory) -> Masks:
         del step, memory
-        chosen = prune_in_rounds(
-            saliency,
-            params,
-            sparsity,
-            rounds=rounds,
-            path=path,
-            regrow=regrow,
-            scope=scope,
-            distribution=distribution,
-            where=where,
+        chosen, finite = masks_in_rounds(
+            saliency, params, sparsity, rounds, path, regrow, scope, distribution, where
         )
-        # As many as the budget: they are its best.
-        return map_masks(lambda mask, new: new.astype(jnp.float32), masks, chosen)
+        # As many as the budget: they are its best. (Or NaN, which the update then reports.)
+        score = lambda new: jnp.where(finite, new.astype(jnp.float32), jnp.nan)
+        return map_masks(lambda mask, new: score(new), masks, chosen)
 
     return drop_grow(
         sparsity=one_shot(sparsity, 0),

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import PyTree
 
 from jaxsparse import distributions
+from jaxsparse._counting import all_finite
 from jaxsparse._dtypes import wide_dtype
 from jaxsparse._sharding import like
 from jaxsparse._tree import is_dense, leaf_indices, map_masks
@@ -55,7 +56,8 @@ def prune_in_rounds(
       where: ``(path, leaf) -> bool``: which leaves may be sparse.
 
     Returns:
-      Like ``params``: bool arrays, ``optax.MaskedNode()`` where dense.
+      Like ``params``: bool arrays, ``optax.MaskedNode()`` where dense. All are True where a score
+      of a candidate was not finite, in any round: masks do not follow from such numbers.
 
     Raises:
       ValueError: if a number or a choice is out of range.
@@ -73,6 +75,42 @@ def prune_in_rounds(
       flow <https://arxiv.org/abs/2006.05467>`_, NeurIPS 2020, algorithm 1; de Jorge et al.,
       `Progressive Skeletonization <https://arxiv.org/abs/2006.09081>`_, ICLR 2021, equation 9.
     """
+    masks, _ = masks_in_rounds(
+        saliency, params, sparsity, rounds, path, regrow, scope, distribution, where
+    )
+    return masks
+
+
+def masks_in_rounds(
+    saliency: Saliency,
+    params: Params,
+    sparsity: float,
+    rounds: int,
+    path: Literal["exponential", "linear"],
+    regrow: bool,
+    scope: Scope,
+    distribution: Distribution,
+    where: Where,
+) -> tuple[Masks, Any]:
+    """``prune_in_rounds``, and whether all scores were finite.
+
+    Args:
+      saliency: As there.
+      params: As there.
+      sparsity: As there.
+      rounds: As there.
+      path: As there.
+      regrow: As there.
+      scope: As there.
+      distribution: As there.
+      where: As there.
+
+    Returns:
+      The masks, and a bool scalar.
+
+    Raises:
+      ValueError: if a number or a choice is out of range.
+    """
     check_sparsity(sparsity)
     check_rounds(rounds, path)
     if scope not in ("layer", "global"):
@@ -80,7 +118,7 @@ def prune_in_rounds(
     first = keep_all(params, where=where)
     marks, tree = jax.tree.flatten(first, is_leaf=is_dense)
     if all(map(is_dense, marks)):
-        return first
+        return first, jnp.asarray(True)
     planned = tree.flatten_up_to(distribution(params, sparsity, where=where))
     pairs = [
         (mark.size, mark.size if is_dense(keep) else int(keep))
@@ -91,22 +129,30 @@ def prune_in_rounds(
         pairs = [(sum(size for size, _ in pairs), sum(keep for _, keep in pairs))]
     kept = jnp.asarray(_kept_after(np.array(pairs), rounds, path))
 
-    def one(number: Any, masks: Masks) -> Masks:
+    def one(number: Any, carry: tuple[Masks, Any]) -> tuple[Masks, Any]:
+        masks, finite = carry
         amounts: Any = kept[number, 0]
         if scope == "layer":
             each = iter(kept[number])
             amounts = [mark if is_dense(mark) else next(each) for mark in marks]
         scored = tree.flatten_up_to(saliency(params, masks))
         ranked = [mark if is_dense(mark) else x for mark, x in zip(marks, scored, strict=True)]
-        among = None if regrow else jax.tree.leaves(masks, is_leaf=is_dense)
+        candidates = jax.tree.leaves(masks, is_leaf=is_dense)
+        among = None if regrow else candidates
+        rows = [
+            [x if regrow else jnp.where(mask, x, jnp.zeros_like(x))]
+            for mask, x in zip(candidates, scored, strict=True)
+            if not is_dense(mask) and jnp.issubdtype(x.dtype, jnp.inexact)
+        ]
         found = tree_top_k_masks(ranked, amounts, where=among)
         placed = [
             new if is_dense(new) else like(new, mark)
             for new, mark in zip(found, marks, strict=True)
         ]
-        return jax.tree.unflatten(tree, placed)
+        return jax.tree.unflatten(tree, placed), finite & all_finite(rows)
 
-    return jax.lax.fori_loop(0, rounds, one, first)
+    masks, finite = jax.lax.fori_loop(0, rounds, one, (first, jnp.asarray(True)))
+    return map_masks(lambda mask: like(mask | ~finite, mask), masks), finite
 
 
 def _kept_after(pairs: np.ndarray, rounds: int, path: str) -> np.ndarray:

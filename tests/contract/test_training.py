@@ -92,6 +92,31 @@ def _one_bad_gradient(name: str, step: Step, where: str) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
+def test_a_weight_that_is_not_finite_never_touches_the_masks(name: str) -> None:
+    """NaN at a kept weight, or infinity at an absent one: no update goes by it."""
+    step, due = careful(name), due_steps(name)
+    if not due:
+        return
+    for number, where in ((np.nan, np.argmax), (np.inf, np.argmin)):
+        params = random_tree(0)
+        state = step.init(params, 0)
+        for n, grads in enumerate(gradients()[: due[0] + 1]):
+            if n == due[0]:
+                before, weights = state.masks, jax.tree.map(np.array, params)
+                for (mask,), part in zip(leaves(before), weights_of(weights), strict=True):
+                    part.flat[where(mask)] = number
+                params = jax.tree.map(jnp.asarray, weights)
+            params, state = step.compiled(params, state, grads)
+        assert same(state.masks, before)
+        assert (int(state.info.updates), int(state.info.skipped)) == (0, 1)
+    assert step.traces == 1
+
+
+def weights_of(params: Any) -> list[Any]:
+    """The leaves that may be sparse, in the order of the masks."""
+    return [params[part]["kernel"] for part in ("Conv_0", "Dense_0", "Dense_1")]
+
+
 def test_hostile_gradients_for_300_steps_and_scan_is_the_loop(name: str) -> None:
     """Zeros, equal, huge, tiny and alternating gradients: checked at each step, inside the scan."""
     step, params = plain(name), random_tree(0)

@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -213,6 +214,48 @@ def test_what_is_not_finite_is_counted_and_moves_no_mask(
     assert result.kept == [119, 119]
 
 
+def test_too_many_steps_that_are_not_finite_stop_the_run(
+    digits: data.Dataset,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Weights are NaN after step 13: a checkpoint of step 12, none after it."""
+    monkeypatch.setattr(data, "load", lambda *_: digits)
+    monkeypatch.chdir(tmp_path)
+    whole, bad = build.build_optimizer, [12]
+
+    def poisoned(*args: Any) -> optax.GradientTransformation:
+        poison = lambda count: jnp.where(count == bad[0], jnp.nan, 1.0)
+        return optax.chain(whole(*args), optax.scale_by_schedule(poison))
+
+    monkeypatch.setattr(build, "build_optimizer", poisoned)
+    flags = [
+        *("--methods", "static", "--seeds", "1", "--epochs", "8", "--batch-size", "120"),
+        *("--model.widths", "16", "--chunk-steps", "2", "--checkpoint-seconds", "0"),
+    ]
+    assert train.main([*flags, "--max-nonfinite", "3"]) == 3
+    message = capsys.readouterr().err.strip()
+    # Losses are NaN from step 14 on; the call of steps 17 and 18 has the fourth and fifth.
+    assert message.startswith("error: static-0.9: 5 steps with a loss or gradient that is not fin")
+    assert "in steps 17 to 18 of seeds 0, where --max-nonfinite is 3" in message
+    assert "the newest checkpoint is of step 12." in message
+    for word in ("--optimizer.learning-rate", "--resume", "\n"):
+        assert (word in message) == (word != "\n")
+    folder = tmp_path / "runs/digits-mlp/cells/static-0.9"
+    assert max(int(path.name) for path in (folder / "checkpoints").iterdir()) == 12
+    assert [sum(row["nonfinite"]) for row in records.read_metrics(folder)][5:] == [0, 1, 3, 5]
+    # The same trouble from there, of which more is allowed; then to the end without it.
+    assert train.main([*flags, "--resume", "--max-nonfinite", "5"]) == 3
+    assert "in steps 19 to 20" in capsys.readouterr().err
+    assert max(int(path.name) for path in (folder / "checkpoints").iterdir()) == 12
+    bad[0] = -1
+    assert train.main([*flags, "--resume", "--max-nonfinite", "0"]) == 0
+    result = records.read_result(folder)
+    assert result
+    assert result.nonfinite == [0]
+
+
 def test_the_learning_rate_falls_where_it_should() -> None:
     steps = dataclasses.replace(
         SMALL, optimizer=config.Optimizer(decay="steps", boundaries=(1.0,), weight_decay=0.0)
@@ -277,6 +320,7 @@ def test_a_run_of_another_version_is_not_gone_on_with(
         (["--pruning.prune-start", "0.9"], ["pruning.prune_start is 0.9", "before pruning.stop"]),
         (["--pruning.drop-fraction", "2"], ["pruning.drop_fraction is 2", "[0, 1]"]),
         (["--batch-size", "5000"], ["batch_size"]),
+        (["--max-nonfinite", "-1"], ["max_nonfinite is -1", "at least 0", "leave it out"]),
         (["--data", "mnits"], ["mnist"]),
         (["--resume"], ["no run to resume"]),
         (["mnist-lenet-300-100"], ["python -m experiments.prepare mnist"]),
