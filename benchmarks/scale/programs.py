@@ -1,0 +1,170 @@
+"""The three programs that are read, compiled from abstract shapes: nothing is allocated or run."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import jaxsparse
+from benchmarks import baseline
+
+from .collectives import Collective, collectives
+from .transformer import Decoder, gradient_of, placed
+
+# XLA writes out what is summed, to sum it in a tree: for CPUs alone, and no part of the method.
+_OPTIONS = {"xla_disable_hlo_passes": "tree_reduction_rewriter"}
+_TOKENS = 8
+
+
+class Program(NamedTuple):
+    """What is read of a compiled program.
+
+    Attributes:
+      exchanged: Its collectives.
+      arguments: Bytes of its arguments on one device.
+      temporaries: Bytes on one device beyond arguments and results.
+    """
+
+    exchanged: list[Collective]
+    arguments: int
+    temporaries: int
+
+
+def mesh_of(devices: int, *others: int) -> jax.sharding.Mesh:
+    """A mesh of this process's first devices, Auto axes.
+
+    Args:
+      devices: Along ``"data"``.
+      *others: Along ``"model"``, if it has a second axis.
+
+    Returns:
+      The mesh.
+    """
+    shape = (devices, *others)
+    names = ("data", "model")[: len(shape)]
+    kinds = (jax.sharding.AxisType.Auto,) * len(shape)
+    return jax.make_mesh(shape, names, axis_types=kinds, devices=jax.devices()[: _product(shape)])
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _read(function: Any, mesh: jax.sharding.Mesh, *arguments: Any, **options: Any) -> Program:
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(function, **options).lower(*arguments)
+        compiled = lowered.compile(compiler_options=_OPTIONS)
+    memory = compiled.memory_analysis()
+    return Program(
+        exchanged=collectives(compiled.as_text(), mesh.size),
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+    )
+
+
+def gradient(decoder: Decoder, mesh: jax.sharding.Mesh) -> Program:
+    """Forward and backward pass of one training step.
+
+    Args:
+      decoder: The shapes.
+      mesh: Of one axis.
+
+    Returns:
+      The program.
+    """
+    words = jax.ShapeDtypeStruct((mesh.size, _TOKENS), jnp.int32)
+    return _read(gradient_of(decoder, mesh), mesh, placed(decoder.params(), mesh), words)
+
+
+def optimizer(method: str, sparsity: float) -> optax.GradientTransformationExtraArgs:
+    """Adam, wrapped.
+
+    Args:
+      method: A key of ``jaxsparse.ALGORITHMS``.
+      sparsity: Fraction of zeros.
+
+    Returns:
+      An optax transformation.
+
+    Raises:
+      ValueError: if there is no such method.
+    """
+    if method not in jaxsparse.ALGORITHMS:
+        known = ", ".join(jaxsparse.ALGORITHMS)
+        raise ValueError(f"method is {method!r}; give one of {known}")
+    algorithm = jaxsparse.ALGORITHMS[method].factory(sparsity)
+    return jaxsparse.sparsify(optax.adam(1e-3), algorithm)
+
+
+def state_of(tx: Any, decoder: Decoder, mesh: jax.sharding.Mesh) -> Any:
+    """The optimizer's state, abstract, each leaf where its parameter is.
+
+    Args:
+      tx: The optimizer.
+      decoder: The shapes.
+      mesh: Where it lies.
+
+    Returns:
+      Pytree of ``ShapeDtypeStruct``.
+    """
+    return placed(jax.eval_shape(tx.init, decoder.params()), mesh)
+
+
+def update(tx: Any, decoder: Decoder, mesh: jax.sharding.Mesh) -> Program:
+    """The optimizer's part of a step, with the drop and the growth in it if one is due.
+
+    Args:
+      tx: The optimizer.
+      decoder: The shapes.
+      mesh: Where everything lies.
+
+    Returns:
+      The program. Its collectives are in no loop if they are of every step, in one if they are of
+      every update, in two if they are of every pass of a search.
+    """
+    params, state = placed(decoder.params(), mesh), state_of(tx, decoder, mesh)
+
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return _read(step, mesh, params, state, params, donate_argnums=(0, 1))
+
+
+def argsort_update(tx: Any, decoder: Decoder, mesh: jax.sharding.Mesh) -> Program:
+    """The same by sorting: ``baseline.drop_grow``, one matrix after the other, masks of bools.
+
+    Args:
+      tx: The optimizer whose masks they are.
+      decoder: The shapes.
+      mesh: Where everything lies.
+
+    Returns:
+      The program.
+    """
+    masks = jaxsparse.masks_of(state_of(tx, decoder, mesh))
+    is_dense = lambda leaf: isinstance(leaf, optax.MaskedNode)
+    pairs = zip(
+        jax.tree.leaves(masks, is_leaf=is_dense),
+        jax.tree.leaves(placed(decoder.params(), mesh)),
+        strict=True,
+    )
+    rows = [(mask, weight, weight) for mask, weight in pairs if not is_dense(mask)]
+
+    def sort_all(rows: Any, fraction: jax.Array) -> Any:
+        found: list[jax.Array] = []
+        for row in rows:
+            # One after the other: else all are gathered and sorted at once, in as much memory.
+            after = jax.lax.optimization_barrier((row, found[-1:]))
+            mask, weight, grad = after[0]
+            new = baseline.drop_grow(mask.astype(weight.dtype), weight, grad, fraction)
+            found.append(new > 0)
+        return found
+
+    fraction = jax.ShapeDtypeStruct((), jnp.float32)
+    where = [mask.sharding for mask, _, _ in rows]
+    return _read(sort_all, mesh, rows, fraction, out_shardings=where)
