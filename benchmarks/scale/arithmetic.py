@@ -8,7 +8,6 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import optax
 
 import jaxsparse
 
@@ -111,7 +110,7 @@ def sizes_of(tx: Any, decoder: Decoder) -> Sizes:
     return Sizes(
         leaves=len(jax.tree.leaves(params)),
         weights=[mask.size for mask in jax.tree.leaves(masks)],
-        params=optax.tree.size(params) * 4,
+        params=4 * sum(leaf.size for leaf in jax.tree.leaves(params)),
         embedding=params["embedding"].size * 4,
     )
 
@@ -199,7 +198,7 @@ def step_bytes(sizes: Sizes) -> tuple[int, int]:
 
 
 def search_seconds(
-    sizes: Sizes, devices: int, passes: int, reads: int, exchanges: tuple[int, float], on: Machine
+    sizes: Sizes, devices: int, passes: int, reads: int, exchanges: tuple[float, float], on: Machine
 ) -> float:
     """Time of an update by counting.
 
@@ -223,7 +222,9 @@ def search_seconds(
     return read / (1e9 * on.memory_gb_s) + count * on.latency(devices) + sent / on.link(devices)
 
 
-def argsort_seconds(sizes: Sizes, devices: int, exchanges: tuple[int, float], on: Machine) -> float:
+def argsort_seconds(
+    sizes: Sizes, devices: int, exchanges: tuple[float, float], on: Machine
+) -> float:
     """Time of an update by sorting: every device sorts all scores, twice.
 
     Args:

@@ -87,7 +87,8 @@ def totals(program: Program) -> Totals:
     Returns:
       Its numbers. The loops are the depth, and the number of the search at that depth.
     """
-    searches = list(dict.fromkeys(c.loops for c in program.exchanged if len(c.loops) > 1))
+    nested = [one.loops for one in program.exchanged if len(one.loops) > 1]
+    searches: list[tuple[str, ...]] = list(dict.fromkeys(nested))
     added: dict[tuple[int, int, str], tuple[float, ...]] = collections.defaultdict(lambda: (0,) * 3)
     for one in program.exchanged:
         number = searches.index(one.loops) + 1 if one.loops in searches else 0
