@@ -153,7 +153,9 @@ def test_argsort_gathers_all_scores_twice() -> None:
         ((), "all-reduce"): (1, 4 * 8),  # the densities, as floats
     }
     assert arithmetic.argsort_bytes(sizes()) == 8 * WEIGHTS
-    assert program.temporaries >= arithmetic.argsort_temporaries(sizes())
+    least = programs.argsort_update(optimizer(), SMALL, programs.mesh_of(8), largest=True)
+    assert by_place(least)[(), "all-gather"] == (2, 8 * max(sizes().weights))
+    assert program.temporaries > least.temporaries >= arithmetic.argsort_temporaries(sizes())
 
 
 def test_a_training_step_gathers_twice_and_scatters_once() -> None:
@@ -203,7 +205,7 @@ def test_the_page_of_a_run(update: programs.Program) -> None:
     held = arithmetic.memory(optimizer(), SMALL, programs.mesh_of(8))
     rows = exchanges(totals(update), "update")
     assert [row.of for row in rows] == ["update", "pass of search 1", "pass of search 2"]
-    scale = Scale(8, "jaxsparse", held, held, 1e6, rows, 10.0, 6300.0, 74, 1e-3, 2e-3)
+    scale = Scale(8, "jaxsparse", held, 0.0, held, 1e6, rows, 10.0, 6300.0, 74, 1e-3, 2e-3)
     about = {"peak_host_gib": 0.5, "jax": "1", "python": "3", "commit": "c", "date": "d"}
     text = page([scale], dataclasses.asdict(Arguments()), about)
     assert "nothing here was measured" in text

@@ -98,6 +98,7 @@ def scales(arguments: Arguments) -> Iterator[Scale]:
             devices=devices,
             way="jaxsparse",
             memory=held._replace(temporaries=deep(ours).temporaries),
+            most_temporaries=deep(ours).temporaries,
             arithmetic=held,
             arguments=deep(ours).arguments,
             exchanged=[*every, *found],
@@ -107,13 +108,15 @@ def scales(arguments: Arguments) -> Iterator[Scale]:
             seconds=times[0],
             most_seconds=times[1],
         )
+        alone = programs.argsort_update(tx, at[0], mesh, largest=True)
         found = [row._replace(of="argsort") for row in exchanges(deep(theirs), "update")]
         number, sent = sum(row.count for row in found), sum(row.sent for row in found)
         seconds = arithmetic.argsort_seconds(sizes, devices, (number, sent), on)
         yield Scale(
             devices=devices,
             way="argsort, all-gather",
-            memory=held._replace(temporaries=deep(theirs).temporaries),
+            memory=held._replace(temporaries=alone.temporaries),
+            most_temporaries=deep(theirs).temporaries,
             arithmetic=held._replace(temporaries=arithmetic.argsort_temporaries(sizes)),
             arguments=deep(theirs).arguments,
             exchanged=found,

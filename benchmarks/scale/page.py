@@ -49,17 +49,25 @@ def cells(row: Scale) -> list[str]:
     Returns:
       A text a column.
     """
-    gib = [f"{part / 2**30:.3g}" for part in (*row.memory, sum(row.memory))]
-    low, high = f"{1e3 * row.seconds:.3g}", f"{1e3 * row.most_seconds:.3g}"
+    gib = [f"{part / 2**30:.3g}" for part in row.memory[:-1]]
+    state = sum(row.memory[:-1])
+    least, most = row.memory.temporaries, row.most_temporaries
     return [
         str(row.devices),
         row.way,
         *gib,
+        _span(least / 2**30, most / 2**30),
+        _span((state + least) / 2**30, (state + most) / 2**30),
         amount(row.step_sent),
         amount(row.update_sent),
         f"{row.update_count:.0f}",
-        low if low == high else f"{low} to {high}",
+        _span(1e3 * row.seconds, 1e3 * row.most_seconds),
     ]
+
+
+def _span(low: float, high: float) -> str:
+    texts = [f"{x:.3g}" if x < 1000 else f"{x:,.0f}" for x in (low, high)]
+    return " to ".join(dict.fromkeys(texts))
 
 
 def terminal_table(found: list[Scale]) -> Table:
@@ -145,8 +153,9 @@ All arrays are float32, masks bool, and all are sharded over all devices (FSDP).
 {aligned_markdown(HEADS, [cells(row) for row in found])}
 Sent: bytes that a device sends in rings of n: 2(n-1)/n of an all-reduce, (n-1)/n of what an
 all-gather or reduce-scatter is of. Temporaries are those of the compiled update; activations and
-gathered weights of the forward and backward pass are not in this table. The argsort takes one
-matrix after the other, which is its best case in memory.
+gathered weights of the forward and backward pass are not in this table. An argsort's are from
+those of the largest matrix alone (one after the other, the best case) to what the compiler takes
+when it may work on all at once, as here.
 
 Times assume: memory {on["memory_gb_s"]:g} GB/s a device; links {on["inside_gb_s"]:g} GB/s a
 direction in hosts of {on["host_devices"]}, else {on["between_gb_s"]:g} GB/s a device; an exchange

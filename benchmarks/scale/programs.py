@@ -132,13 +132,16 @@ def update(tx: Any, decoder: Decoder, mesh: jax.sharding.Mesh) -> Program:
     return _read(jax.jit(step, donate_argnums=(0, 1)), mesh, params, state, params)
 
 
-def argsort_update(tx: Any, decoder: Decoder, mesh: jax.sharding.Mesh) -> Program:
-    """The same by sorting: ``baseline.drop_grow``, one matrix after the other, masks of bools.
+def argsort_update(
+    tx: Any, decoder: Decoder, mesh: jax.sharding.Mesh, largest: bool = False
+) -> Program:
+    """The same by sorting: ``baseline.drop_grow`` of every matrix, masks of bools.
 
     Args:
       tx: The optimizer whose masks they are.
       decoder: The shapes.
       mesh: Where everything lies.
+      largest: The largest matrix alone? Its temporaries are the least that there can be.
 
     Returns:
       The program.
@@ -152,15 +155,12 @@ def argsort_update(tx: Any, decoder: Decoder, mesh: jax.sharding.Mesh) -> Progra
     )
     rows = [(mask, weight, weight) for mask, weight in pairs if not is_dense(mask)]
 
+    if largest:
+        rows = [max(rows, key=lambda row: row[0].size)]
+
     def sort_all(rows: Any, fraction: jax.Array) -> Any:
-        found: list[jax.Array] = []
-        for row in rows:
-            # One after the other: else all are gathered and sorted at once, in as much memory.
-            after = jax.lax.optimization_barrier((row, found[-1:]))
-            mask, weight, grad = after[0]
-            new = baseline.drop_grow(mask.astype(weight.dtype), weight, grad, fraction)
-            found.append(new > 0)
-        return found
+        one = lambda m, w, g: baseline.drop_grow(m.astype(w.dtype), w, g, fraction) > 0
+        return [one(*row) for row in rows]
 
     fraction = jax.ShapeDtypeStruct((), jnp.float32)
     where = [mask.sharding for mask, _, _ in rows]

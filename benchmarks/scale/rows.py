@@ -54,8 +54,10 @@ class Scale:
     Attributes:
       devices: How many.
       way: Which.
-      memory: Bytes on one device: temporaries are the compiled program's.
-      arithmetic: The same by arithmetic alone.
+      memory: Bytes on one device. Temporaries are the compiled program's; of the argsort, that of
+        the largest matrix alone.
+      most_temporaries: Where the compiler works on all matrices at once.
+      arithmetic: The same as ``memory`` by arithmetic alone.
       arguments: Bytes of the compiled update's arguments.
       exchanged: All that is exchanged.
       step_sent: Bytes that a device sends in a training step without an update.
@@ -68,6 +70,7 @@ class Scale:
     devices: int
     way: str
     memory: Memory
+    most_temporaries: float
     arithmetic: Memory
     arguments: float
     exchanged: list[Exchange]
