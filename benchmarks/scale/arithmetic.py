@@ -138,7 +138,8 @@ def memory(tx: Any, decoder: Decoder, mesh: jax.sharding.Mesh) -> Memory:
 def argsort_temporaries(sizes: Sizes) -> int:
     """Least temporaries of an update by sorting, one matrix after the other.
 
-    Of the largest matrix: the gathered scores, and keys and indices before and after the sort.
+    Of the largest matrix: the gathered scores, and keys and indices that are sorted in place. (A
+    radix sort, as on accelerators, needs both a second time.)
 
     Args:
       sizes: Of the model.
@@ -146,7 +147,7 @@ def argsort_temporaries(sizes: Sizes) -> int:
     Returns:
       Bytes.
     """
-    return (4 + 2 * 8) * max(sizes.weights)
+    return (4 + 8) * max(sizes.weights)
 
 
 def pass_bytes(sizes: Sizes) -> int:
