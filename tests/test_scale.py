@@ -132,7 +132,7 @@ def test_counting_exchanges_what_the_formula_says(update: programs.Program) -> N
         else:
             assert (number, size) == (3, arithmetic.pass_bytes(sizes()))
     assert arithmetic.pass_bytes(sizes()) == 8 * 7 * 4
-    assert arithmetic.once_bytes(sizes()) == 8 * 3 * 4 + 12 * 2 * 4
+    assert arithmetic.once_bytes(sizes()) == 8 * 3 * 4 + (12 + 2 * 8) * 2 * 4
 
 
 def test_memory_by_arithmetic_is_that_of_the_program(update: programs.Program) -> None:

@@ -163,7 +163,8 @@ def pass_bytes(sizes: Sizes) -> int:
 
 
 def once_bytes(sizes: Sizes) -> int:
-    """Payload of an update beside its passes: kept, dropped, grown; and whether all is finite.
+    """Payload of an update beside its passes: kept, dropped, grown; and whether all is finite:
+    leaves, and the scores by which weights are dropped and grown.
 
     Args:
       sizes: Of the model.
@@ -171,7 +172,7 @@ def once_bytes(sizes: Sizes) -> int:
     Returns:
       Bytes.
     """
-    return 4 * 3 * len(sizes.weights) + 4 * 2 * sizes.leaves
+    return 4 * 3 * len(sizes.weights) + 4 * 2 * (sizes.leaves + 2 * len(sizes.weights))
 
 
 def argsort_bytes(sizes: Sizes) -> int:
