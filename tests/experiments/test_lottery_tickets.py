@@ -423,7 +423,7 @@ def test_a_run_is_neither_written_over_nor_gone_on_with_by_another_study(
     with pytest.raises(ValueError, match="holds a run; add --resume"):
         lottery_tickets.open_run(SMALL, run, False)
     other = dataclasses.replace(SMALL, rounds=3, checkpoint_seconds=9.0)
-    with pytest.raises(ValueError, match="rounds=2, not 3"):
+    with pytest.raises(ValueError, match="rounds: 2 there, 3 here"):
         lottery_tickets.open_run(other, run, True)
 
 
