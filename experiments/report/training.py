@@ -26,23 +26,32 @@ def learning_section(cells: Sequence[Cell], look: dict[str, plots.Style]) -> str
     Returns:
       Markup.
     """
-    parts = []
-    for level in levels(cells):
-        mine = [cell for cell in cells if cell.method == plots.DENSE or cell.sparsity == level]
-        where = f", {tables.sparsity_text(level)} sparse" if sparse(cells) else ""
-        for key, what, scale in (
-            ("test_accuracy", "test accuracy (%)", 100.0),
-            ("train_loss", "train loss", 1.0),
-        ):
-            drawing = curves(mine, key, look, title=what + where, scale=scale)
-            if drawing is not None:
-                parts.append(page.figure(drawing, f"Learning curves: {what}{where}"))
     text = (
         "Mean over seeds, with a band of one standard deviation. The accuracy axis starts where "
         "the last two thirds of training lie."
     )
+    panels = (("test_accuracy", "test accuracy (%)", 100.0), ("train_loss", "train loss", 1.0))
+    parts = _panels(cells, look, panels, "Learning curves: ")
     content = [page.legend(_drawn(cells, look)), page.grid(parts, PANELS, "The other sparsities")]
     return page.section("learning", "Learning curves", text if parts else "Nothing yet.", content)
+
+
+def _panels(
+    cells: Sequence[Cell],
+    look: dict[str, plots.Style],
+    panels: Sequence[tuple[str, str, float]],
+    said: str = "",
+) -> list[str]:
+    """A figure for each sparsity and metric (key, title, scale); ``said`` comes before its name."""
+    parts = []
+    for level in levels(cells):
+        mine = [cell for cell in cells if cell.method == plots.DENSE or cell.sparsity == level]
+        where = f", {tables.sparsity_text(level)} sparse" if sparse(cells) else ""
+        for key, what, scale in panels:
+            drawing = curves(mine, key, look, title=what + where, scale=scale)
+            if drawing is not None:
+                parts.append(page.figure(drawing, f"{said}{what}{where}"))
+    return parts
 
 
 def gradient_section(cells: Sequence[Cell], look: dict[str, plots.Style]) -> str:
@@ -55,14 +64,7 @@ def gradient_section(cells: Sequence[Cell], look: dict[str, plots.Style]) -> str
     Returns:
       Markup.
     """
-    parts = []
-    for level in levels(cells):
-        mine = [cell for cell in cells if cell.method == plots.DENSE or cell.sparsity == level]
-        title = "gradient norm"
-        title += f", {tables.sparsity_text(level)} sparse" if sparse(cells) else ""
-        drawing = curves(mine, "grad_norm", look, title=title)
-        if drawing is not None:
-            parts.append(page.figure(drawing, title))
+    parts = _panels(cells, look, [("grad_norm", "gradient norm", 1.0)])
     text = (
         "L2 norm of the whole gradient, absent weights included, at the weights of the forward "
         "pass. Each point is the mean over the steps since the one before; a band is one standard "
