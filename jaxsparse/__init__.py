@@ -7,6 +7,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from jaxsparse import (
+    accelerate,
     accounting,
     curvature,
     distributions,
@@ -135,6 +136,7 @@ __all__ = [
     "TrainState",
     "UpdateInfo",
     "ac_dc",
+    "accelerate",
     "accounting",
     "algorithm",
     "any_of",

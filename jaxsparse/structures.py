@@ -84,12 +84,14 @@ def n_m(*, keep: int, of: int, axis: int = -2) -> Structure:
     )
 
 
-def block(height: int, width: int) -> Structure:
+def block(height: int, width: int, *, balanced: bool = False) -> Structure:
     """Blocks over the last two dimensions (in, out) of kernels of any rank.
 
     Args:
       height: Rows of a block, along the input axis, at least 1.
       width: Columns, along the output axis, at least 1.
+      balanced: Does every block column (the outputs of a block) keep the same number of blocks?
+        What ``accelerate.block_sparse_matmul`` asks for.
 
     Returns:
       A ``Structure``; a block's score is the sum over its weights.
@@ -101,13 +103,14 @@ def block(height: int, width: int) -> Structure:
       >>> block(4, 4).unit((3, 3, 16, 16))
       16
     """
+    name = f"block({height}, {width}{', balanced=True' if balanced else ''})"
     if height < 1 or width < 1:
-        raise ValueError(f"block({height}, {width}): both sides must be at least 1")
+        raise ValueError(f"{name}: both sides must be at least 1")
 
     def check(path: str, shape: tuple[int, ...]) -> None:
         if len(shape) < 2 or shape[-2] % height or shape[-1] % width:
             raise ValueError(
-                f"block({height}, {width}) does not divide the last two dimensions of {path} "
+                f"{name} does not divide the last two dimensions of {path} "
                 f"{shape}; leave that leaf out with where=, or choose other sides"
             )
 
@@ -121,7 +124,18 @@ def block(height: int, width: int) -> Structure:
         wide = jnp.broadcast_to(units, (*lead, rows, height, columns, width))
         return merge(wide, shape, (len(shape) - 2, len(shape) - 1))
 
-    return Structure(f"block({height}, {width})", check, lambda shape: height * width, pool, expand)
+    return Structure(
+        name=name,
+        check=check,
+        unit=lambda shape: height * width,
+        pool=pool,
+        expand=expand,
+        group_axes=_all_but_the_last if balanced else None,
+    )
+
+
+def _all_but_the_last(ndim: int) -> tuple[int, ...]:
+    return tuple(range(ndim - 1))
 
 
 def channel() -> Structure:
@@ -169,5 +183,5 @@ def fan_in() -> Structure:
         unit=lambda shape: 1,
         pool=lambda score: score,
         expand=lambda mask, shape: mask,
-        group_axes=lambda ndim: tuple(range(ndim - 1)),
+        group_axes=_all_but_the_last,
     )

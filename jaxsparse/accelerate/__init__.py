@@ -1,0 +1,40 @@
+"""Sparsity that is really faster and really smaller.
+
+Packed parameters hold kept values alone; products multiply kept blocks alone. The masks, methods
+and accounting are those of everything else.
+"""
+
+from jaxsparse.accelerate.block_sparse import block_sparse_matmul
+from jaxsparse.accelerate.packing import (
+    bytes_of,
+    masks_of_topology,
+    no_topology,
+    pack,
+    pack_like,
+    unpack,
+)
+from jaxsparse.accelerate.products import matmul, pointwise_conv
+from jaxsparse.accelerate.topology import Topology
+from jaxsparse.accelerate.training import (
+    PackedOptimizer,
+    PackedState,
+    packed_optimizer,
+    train_step,
+)
+
+__all__ = [
+    "PackedOptimizer",
+    "PackedState",
+    "Topology",
+    "block_sparse_matmul",
+    "bytes_of",
+    "masks_of_topology",
+    "matmul",
+    "no_topology",
+    "pack",
+    "pack_like",
+    "packed_optimizer",
+    "pointwise_conv",
+    "train_step",
+    "unpack",
+]

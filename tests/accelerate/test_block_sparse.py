@@ -1,0 +1,160 @@
+"""Products of kept blocks against dense ones, forward and backward, in every form."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsparse.accelerate import block_sparse_matmul
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+# Three block rows of height 2, four block columns of width 3; the last has an empty slot.
+INDICES = jnp.array([[0, 2], [1, 2], [1, 0], [2, 3]], jnp.int32)
+INPUTS, OUTPUTS = 6, 12
+
+
+def dense(values: Any) -> np.ndarray:
+    """The matrix, block by block."""
+    matrix = np.zeros((3, 2, 4, 3), np.float64)
+    for column, rows in enumerate(np.asarray(INDICES)):
+        for slot, row in enumerate(rows):
+            if row < 3:
+                matrix[row, :, column] = values[column, slot]
+    return matrix.reshape(INPUTS, OUTPUTS)
+
+
+@pytest.fixture(scope="module")
+def operands() -> tuple[Any, Any, Any]:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4, 2, 2, 3)).astype(np.float32)
+    values[3, 1] = 0
+    x = rng.normal(size=(2, 5, INPUTS)).astype(np.float32)
+    return x, values, rng.normal(size=(2, 5, OUTPUTS)).astype(np.float32)
+
+
+def both(x: Any, values: Any, grad: Any) -> tuple[Any, Any, Any]:
+    out, back = jax.vjp(lambda x, values: block_sparse_matmul(x, values, INDICES), x, values)
+    return out, *back(grad)
+
+
+@pytest.fixture(params=["in turn", "together"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One CPU device takes columns in turn; eight, together."""
+    one = request.param == "in turn"
+    monkeypatch.setattr("jaxsparse.accelerate.block_sparse.one_device", lambda: one)
+
+
+@pytest.mark.usefixtures("form")
+def test_as_the_dense_product(operands: Any) -> None:
+    x, values, grad = operands
+    out, grad_x, grad_values = jax.jit(lambda *a: both(*a))(x, values, grad)
+    matrix = dense(values)
+    np.testing.assert_allclose(out, x @ matrix, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(grad_x, grad @ matrix.T, rtol=1e-5, atol=1e-5)
+    whole = np.einsum("abi,abo->io", x.astype(np.float64), grad).reshape(3, 2, 4, 3)
+    for column, rows in enumerate(np.asarray(INDICES)):
+        for slot, row in enumerate(rows):
+            want = whole[row, :, column] if row < 3 else np.zeros((2, 3))
+            np.testing.assert_allclose(grad_values[column, slot], want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("form")
+def test_half_precision_sums_in_float32(operands: Any) -> None:
+    x, values, grad = (jnp.asarray(a, jnp.bfloat16) for a in operands)
+    # 2,048 ones: in bfloat16 alone the sum would stop at 256.
+    tall = block_sparse_matmul(
+        jnp.ones((1, 2048), jnp.bfloat16),
+        jnp.ones((1, 1024, 2, 1), jnp.bfloat16),
+        jnp.arange(1024, dtype=jnp.int32)[None],
+    )
+    assert float(tall[0, 0]) == 2048
+    out, grad_x, grad_values = both(x, values, grad)
+    assert (out.dtype, grad_x.dtype, grad_values.dtype) == (jnp.bfloat16,) * 3
+    exact = np.asarray(x, np.float64) @ dense(np.asarray(values, np.float64))
+    np.testing.assert_allclose(np.asarray(out, np.float64), exact, rtol=2**-7, atol=2**-9)
+
+
+def test_dtypes_mix_as_in_a_product(operands: Any) -> None:
+    x, values, grad = operands
+    out, grad_x, grad_values = both(jnp.asarray(x, jnp.bfloat16), values, grad)
+    assert (out.dtype, grad_x.dtype, grad_values.dtype) == (
+        jnp.float32,
+        jnp.bfloat16,
+        jnp.float32,
+    )
+
+
+def test_under_vmap_and_checkpoint(operands: Any) -> None:
+    x, values, grad = operands
+    stacked = jnp.stack([values, 2 * values, -values])
+    outs = jax.vmap(lambda values: both(x, values, grad))(stacked)
+    for i, own in enumerate(stacked):
+        for found, want in zip(outs, both(x, own, grad), strict=True):
+            np.testing.assert_allclose(found[i], want, rtol=1e-5, atol=1e-5)
+    square = lambda x, values: (block_sparse_matmul(x, values, INDICES) ** 2).sum()
+    plain, again = (jax.grad(f, (0, 1))(x, values) for f in (square, jax.checkpoint(square)))
+    for found, want in zip(again, plain, strict=True):
+        np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+def test_one_vector_and_an_empty_batch() -> None:
+    values = jnp.ones((4, 2, 2, 3)).at[3, 1].set(0)
+    assert block_sparse_matmul(jnp.ones(INPUTS), values, INDICES).tolist() == [4.0] * 9 + [2.0] * 3
+    assert block_sparse_matmul(jnp.ones((0, INPUTS)), values, INDICES).shape == (0, OUTPUTS)
+
+
+def test_columns_spread_over_devices(operands: Any) -> None:
+    x, values, grad = operands
+    mesh = jax.make_mesh((4,), ("model",), (jax.sharding.AxisType.Auto,))
+    spread = lambda *spec: jax.NamedSharding(mesh, jax.P(*spec))
+    columns = jax.device_put(values, spread("model"))
+    indices = jax.device_put(INDICES, spread("model"))
+
+    def product(x: Any, values: Any, indices: Any, grad: Any) -> Any:
+        f = lambda x, values: block_sparse_matmul(x, values, indices)
+        out, back = jax.vjp(f, x, values)
+        return out, *back(grad)
+
+    shardings = (spread(None, None, "model"), spread(), spread("model"))
+    run = jax.jit(product, out_shardings=shardings)
+    compiled = run.lower(x, columns, indices, grad).compile()
+    # The columns' own values stay where they are; only the inputs' gradient is summed up.
+    assert "all-gather" not in compiled.as_text()
+    for found, want in zip(compiled(x, columns, indices, grad), both(*operands), strict=True):
+        np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_dense_is_in_the_program() -> None:
+    # 64 of 4,096 blocks: no array of the program has as many numbers as the matrix.
+    rows, height, batch = 64, 8, 4
+    size = (rows * height) ** 2
+    values = jnp.ones((rows, 1, height, height))
+    indices = jnp.arange(rows, dtype=jnp.int32)[:, None]
+    x = jnp.ones((batch, rows * height))
+    loss = lambda x, values: block_sparse_matmul(x, values, indices).sum()
+    program = jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, values)
+
+    def largest(jaxpr: Any) -> int:
+        own = [v.aval.size for eqn in jaxpr.eqns for v in eqn.outvars]
+        inner = [
+            largest(p) for eqn in jaxpr.eqns for p in jax.extend.core.jaxprs_in_params(eqn.params)
+        ]
+        return max([*own, *inner], default=0)
+
+    assert 0 < largest(program.jaxpr) < size / 8
+
+
+@pytest.mark.parametrize(
+    ("x", "values", "indices", "message"),
+    [
+        ((2, 6), (4, 2, 2), (4, 2), "give \\(columns, slots, height, width\\)"),
+        ((2, 6), (4, 2, 2, 3), (4, 1), "give \\(columns, slots, height, width\\)"),
+        ((2, 7), (4, 2, 2, 3), (4, 2), "cannot be cut into blocks 2 high"),
+    ],
+)
+def test_shapes_that_do_not_fit(x: Any, values: Any, indices: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        block_sparse_matmul(jnp.ones(x), jnp.ones(values), jnp.zeros(indices, jnp.int32))
