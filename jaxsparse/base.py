@@ -224,6 +224,8 @@ class MaskAlgorithm(NamedTuple):
         ``forward_params`` has the zeros.
       trains: ``(masks, params, memory) -> masks``: which dense weights may move at all, whatever
         the inner optimizer says of the others (momentum, weight decay); ``None``: all.
+      reads: ``(masks, params, memory, step) -> masks``: of which weights a step reads gradients,
+        where ``dense_gradients`` does not say it for all leaves alike (``gradients_read``).
       learned: Do the counts follow from what is trained, and not from a budget?
     """
 
@@ -238,7 +240,37 @@ class MaskAlgorithm(NamedTuple):
     backward: Callable[..., tuple[Params, Memory]] | None = None
     dense_weights: bool = False
     trains: Callable[[Masks, Params, Memory], Masks] | None = None
+    reads: Callable[[Masks, Params, Memory, Any], Masks] | None = None
     learned: bool = False
+
+
+def gradients_read(
+    algorithm: MaskAlgorithm, masks: Masks, params: Params, memory: Memory, step: Any
+) -> Masks:
+    """Of which weights a step reads the gradients: what its cost depends on.
+
+    Args:
+      algorithm: The method.
+      masks: Those of the step's forward pass.
+      params: Pytree of arrays.
+      memory: The method's, as ``remember`` returned it at this step.
+      step: int32 step or a Python int.
+
+    Returns:
+      Like ``masks``: all weights where gradients of absent ones are read, else those that train.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxsparse
+      >>> masks = {"w": jnp.array([True, False])}
+      >>> read = lambda step: gradients_read(jaxsparse.rigl(0.5), masks, masks, (), step)["w"]
+      >>> read(100).tolist(), read(101).tolist()
+      ([True, True], [True, False])
+    """
+    if algorithm.reads is not None:
+        return algorithm.reads(masks, params, memory, step)
+    trained = algorithm.trains(masks, params, memory) if algorithm.trains else masks
+    everything = algorithm.dense_gradients(step)
+    return jax.tree.map(lambda mask: mask | everything, trained)
 
 
 class Structure(NamedTuple):

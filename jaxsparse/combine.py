@@ -12,7 +12,16 @@ import optax
 
 from jaxsparse._report import report
 from jaxsparse._tree import flatten_with_paths, is_dense, map_masks, match_globs
-from jaxsparse.base import MaskAlgorithm, Masks, Memory, Params, Regrowth, UpdateInfo, never
+from jaxsparse.base import (
+    MaskAlgorithm,
+    Masks,
+    Memory,
+    Params,
+    Regrowth,
+    UpdateInfo,
+    gradients_read,
+    never,
+)
 from jaxsparse.schedules import any_of
 
 
@@ -165,6 +174,12 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
             found.append(part.trains(own, own_params, memory[i]) if part.trains else own)
         return merge(params, found)
 
+    def reads(masks: Masks, params: Params, memory: Memory, step: Any) -> Masks:
+        found = []
+        for i, part, (own_params, own) in each(params, masks):
+            found.append(gradients_read(part, own, own_params, memory[i], step))
+        return merge(params, found)
+
     pausing = [part.pauses for part in parts if part.pauses is not never]
     moving = [part.due for part in parts if part.due is not None]
     return MaskAlgorithm(
@@ -179,5 +194,6 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
         backward=backward if any(part.backward for part in parts) else None,
         dense_weights=dense_weights,
         trains=trains if any(part.trains for part in parts) else None,
+        reads=reads,
         learned=any(part.learned for part in parts),
     )

@@ -86,6 +86,11 @@ def explored(algorithm: MaskAlgorithm) -> MaskAlgorithm:
         assert there is not None
         return there(masks, params, memory.inner)
 
+    def reads(masks: Masks, params: Params, memory: Any, step: Any) -> Masks:
+        there = algorithm.reads
+        assert there is not None
+        return there(masks, params, memory.inner, step)
+
     return algorithm._replace(
         update=update,
         start=start,
@@ -93,6 +98,7 @@ def explored(algorithm: MaskAlgorithm) -> MaskAlgorithm:
         regrow=regrow if algorithm.regrow else None,
         backward=backward if algorithm.backward else None,
         trains=trains if algorithm.trains else None,
+        reads=reads if algorithm.reads else None,
     )
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..base import MaskAlgorithm, Masks, Params
+from ..base import MaskAlgorithm, Masks, Params, gradients_read
 from ..masks import sparse_paths
 from ..transform import SparsityState
 from .flops import FlopsReport
@@ -40,9 +40,10 @@ def step_cost(
     It follows from what the step did: the masks that it started with are those of the forward pass
     and of the gradient of the activations; the gradient of the weights is that of the same weights,
     of all at steps that read gradients of absent weights (``algorithm.dense_gradients``), and of
-    the trained ones where a method trains more than it sees (``algorithm.trains``: Top-KAST). Call
-    it inside the compiled step. As in the papers, what selecting and pruning before training take
-    is not counted, nor are the optimizer and normalization.
+    the trained ones where a method trains more than it sees (``algorithm.trains``: Top-KAST); under
+    ``partition``, each layer as its own method says. Call it inside the compiled step. As in the
+    papers, what selecting and pruning before training take is not counted, nor are the optimizer
+    and normalization.
 
     Args:
       report: :func:`jaxsparse.flops` of the forward pass, whose first argument is ``params``; for
@@ -75,13 +76,12 @@ def step_cost(
     kept = dict(zip(paths, before.info.kept, strict=False))
     used = report.share(_fed(report, kept))
     left = report.share(_fed(report, dict(zip(paths, after.info.kept, strict=False))))
-    trained = None
-    if algorithm.trains is not None and paths:
-        trained = report.share(
-            _fed(report, _counts(algorithm.trains(before.masks, params, after.memory)))
-        )
-    reads = algorithm.dense_gradients(before.sparse_step)
-    training = step_training_flops(1.0, used, reads, trained=trained)
+    step, read = before.sparse_step, used
+    dense_gradients = algorithm.dense_gradients(step)
+    if paths and (algorithm.reads or algorithm.trains):
+        masks = gradients_read(algorithm, before.masks, params, after.memory, step)
+        read, dense_gradients = report.share(_fed(report, _counts(masks))), False
+    training = step_training_flops(1.0, used, dense_gradients, trained=read)
     dense = sum(leaf.size for leaf in jax.tree.leaves(params)) - sum(
         mask.size for mask in jax.tree.leaves(before.masks)
     )

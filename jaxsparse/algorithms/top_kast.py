@@ -95,8 +95,8 @@ def top_kast(
 
     Differences from the paper: D in the penalty is that of the whole network, which is the
     layer's own under ``uniform``. Sets are chosen by the weights after a training step. The arrays
-    are dense: FLOPs of the backward pass lie between those of A and the dense ones, by the share of
-    B; training FLOPs counted from the masks are those of A.
+    are dense; counted is what a step needs (``jaxsparse.accounting.step_cost``): twice the forward
+    pass over A, and once that over B, for the gradients.
 
     References:
       Jayakumar et al., `Top-KAST: Top-K Always Sparse Training

@@ -1,10 +1,14 @@
 """Training cost against the closed forms of the papers and their published numbers."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
-from jaxsparse.accounting import step_training_flops, training_flops
+import jaxsparse
+from jaxsparse.accounting import flops, step_cost, step_training_flops, training_flops
 
 
 def rigl_ratio(forward: float, period: int) -> float:
@@ -53,3 +57,30 @@ def test_traced_arguments() -> None:
     assert costs.tolist() == [1200.0, 300.0, 1200.0, 300.0]
     sparse = jax.jit(lambda s: step_training_flops(1000.0, s, False))(jnp.float32(100.0))
     assert float(sparse) == 300.0
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_each_part_reads_its_own_gradients(wrapped: bool) -> None:
+    params = {"a": jnp.ones((8, 10)), "b": jnp.ones((10, 20)), "c": jnp.ones((20, 5))}
+    report = flops(lambda p, x: x @ p["a"] @ p["b"] @ p["c"], params, jnp.ones((1, 8)))
+    method = jaxsparse.partition(
+        {
+            "a": jaxsparse.rigl(0.5, update=jaxsparse.every(2, start=1)),
+            "b": jaxsparse.snfs(0.75, update=jaxsparse.every(4, start=1)),
+        },
+        default=jaxsparse.static(0.9),
+    )
+    method = jaxsparse.explored(method) if wrapped else method
+    tx = jaxsparse.sparsify(optax.sgd(0.1), method)
+    step: Any = jax.jit(tx.update)
+    state: Any = tx.init(params)
+    forward = 80 * 0.5 + 200 * 0.25 + 100 * 0.1
+    for number in range(3):
+        before = state
+        _, state = step(params, before, params)
+        # RigL's layer at its updates, that of sparse momentum always, the static one never.
+        read = (80 if number == 1 else 40) + 200 + 10
+        cost = step_cost(report, method, before, state, params)
+        assert float(cost.training) == pytest.approx((2 * forward + read) / 380, rel=1e-6)
+        assert float(cost.parameters) == forward

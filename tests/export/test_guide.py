@@ -82,6 +82,20 @@ def test_torch_would_compute_the_same(guide: dict[str, Any]) -> None:
         assert not found[f"state/{name}.weight"][~found[f"mask/{name}"]].any()
 
 
+def test_torch_computes_the_same(guide: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    (block,) = re.findall(r"^```py\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(guide["folder"])
+    names: dict[str, Any] = {}
+    exec(compile(block, "docs/export.md", "exec"), names)
+    found = names["model"](torch.tensor(IMAGES.tolist()))
+    np.testing.assert_allclose(found.tolist(), logits(guide), rtol=1e-4, atol=1e-5)
+    # Fine-tuned, what is absent stays so.
+    found.sum().backward()
+    for layer, kept in (("0", 20_820), ("2", 3_000)):
+        assert int((names["model"].get_submodule(layer).weight_orig.grad != 0).sum()) <= kept
+
+
 def test_equinox_computes_the_same(guide: dict[str, Any]) -> None:
     found = jax.vmap(guide["mlp"])(IMAGES)
     np.testing.assert_allclose(found, logits(guide), rtol=1e-4, atol=1e-5)
