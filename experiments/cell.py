@@ -182,6 +182,7 @@ def run_cell(
                 check_finite(most, cell.name, sum(row["nonfinite"]), flags, step, newest)
             due = stop or time.monotonic() - wrote > config.checkpoint_seconds
             if step == steps or (due and sound):
+                checkpoints.wait()  # on a full disk, it knows best what to say
                 log.save()
                 checkpoints.save(step, learner)
                 newest, wrote = step, time.monotonic()

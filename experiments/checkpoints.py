@@ -63,10 +63,13 @@ class Checkpoints:
     def __exit__(self, *args: object) -> None:
         """Wait for what is being written; if something else went wrong, that is what is told."""
         failed: Exception | None = None
-        for leave in (self.wait, self._thread.shutdown, self._manager.close):
+        # Orbax tells every thread once of what it could not write, and does not close then: it is
+        # closed by the thread that was told.
+        close = lambda: self._thread.submit(self._manager.close).result()
+        for leave in (self.wait, close, self._thread.shutdown):
             try:
                 leave()
-            except Exception as error:  # closing tells once more of what could not be written
+            except Exception as error:
                 failed = failed or error
         if failed is not None and args[0] is None:
             raise failed

@@ -78,6 +78,8 @@ def _items(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _read_items(ocp: Any, handler: Any, items: list[pathlib.Path]) -> list[MaskedParams]:
+    for item in items:
+        _try_to_read(item)
     # Parameters and optimizer may be items of their own: one tree, with the items' names on top.
     tree = {item.name: handler.metadata(item).tree for item in items}
     states = [place for place, node in _nodes(tree) if _is_state(node)]
@@ -103,6 +105,20 @@ def _read_items(ocp: Any, handler: Any, items: list[pathlib.Path]) -> list[Maske
         name = "none saved" if params is None else text(params)
         found.append(MaskedParams(name, [text((*place, "masks")) for place in places], rows))
     return found
+
+
+def _try_to_read(item: pathlib.Path) -> None:
+    """Raise here where the description of an array, or a mask, cannot be read.
+
+    Orbax reads all at once, and at the first failure closes the event loop that the others are
+    still to report to: each would leave a traceback on standard error.
+    """
+    import tensorstore
+
+    store: Any = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"{item.as_uri()}/"}).result()
+    for name in store.list().result():  # none where the arrays are plain files
+        if re.search(rb"/(\.zarray|zarr\.json)$|(^|\.)masks[./]", name):
+            store.read(name).result()
 
 
 def _restore_masks(ocp: Any, handler: Any, item: pathlib.Path, tree: Any) -> Any:

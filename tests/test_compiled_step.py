@@ -90,23 +90,50 @@ def test_the_dense_step_is_what_it_is_compared_with(bare: Any) -> None:
     assert " while(" not in bare.as_text()
 
 
-def cosines(jaxpr: Any) -> int:
-    """Equations of this name in a program and all that it calls."""
-    inner = [p for eqn in jaxpr.eqns for p in jax.extend.core.jaxprs_in_params(eqn.params)]
-    return sum(eqn.primitive.name == "cos" for eqn in jaxpr.eqns) + sum(map(cosines, inner))
+def cosines(jaxpr: Any, looping: bool = False) -> tuple[int, int]:
+    """Equations of this name in a program and all that it calls: outside and inside of loops."""
+    found = sum(eqn.primitive.name == "cos" for eqn in jaxpr.eqns)
+    counts = [(0, found) if looping else (found, 0)]
+    for eqn in jaxpr.eqns:
+        inner = looping or eqn.primitive.name == "while"
+        counts += [cosines(p, inner) for p in jax.extend.core.jaxprs_in_params(eqn.params)]
+    outside, inside = map(sum, zip(*counts, strict=True))
+    return outside, inside
 
 
 def test_only_elementwise_scores_are_traced_in_every_pass() -> None:
     def score(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Any:
         return jnp.cos(weight)
 
-    def times(score: Any) -> int:
+    def times(score: Any) -> tuple[int, int]:
         method = jaxsparse.drop_grow(sparsity=0.5, drop=score)
         params = {"kernel": jnp.ones((37, 41))}
         masks = jax.eval_shape(method.init, jax.random.key(0), params)
         program = jax.jit(lambda m, p: method.update(jax.random.key(0), m, p, p, 0))
         return cosines(program.trace(masks, params).jaxpr.jaxpr)
 
-    # In the loop's body, and once more for the masks.
-    assert (times(score), times(jaxsparse.scores.elementwise(score))) == (1, 2)
+    # Any other is stored: for the search, and to see whether it is finite.
+    assert times(score) == (1, 0)
+    # Once in the loop's body; outside, once for the masks and once to see whether it is finite.
+    assert times(jaxsparse.scores.elementwise(score)) == (2, 1)
     assert jaxsparse.scores.is_elementwise(jaxsparse.scores.magnitude)
+
+
+def test_to_see_whether_scores_are_finite_none_is_stored() -> None:
+    """They are computed where weights and gradients are looked at: no array comes of it."""
+
+    @jaxsparse.scores.elementwise
+    def score(key: Any, weight: Any, grad: Any, mask: Any, memory: Any) -> Any:
+        return jnp.cos(weight)
+
+    method = jaxsparse.drop_grow(sparsity=0.5, drop=score)
+    params = {"kernel": jnp.ones((384, 512))}
+    masks = jax.eval_shape(method.init, jax.random.key(0), params)
+    program = jax.jit(lambda m, p: method.update(jax.random.key(0), m, p, p, 0))
+    text = program.lower(masks, params).compile().as_text()
+    assert "cosine(" in text
+    computed = r"= f32\[(?:384,512|196608)\]\S* (?!parameter|get-tuple-element|bitcast)\w+"
+    programs = re.split(r"\n(?=%|ENTRY)", text)
+    outside = [p for p in programs if not re.match(r"%(fused|wrapped)", p)]
+    assert len(outside) < len(programs)
+    assert [re.findall(computed, p) for p in outside if re.search(computed, p)] == []

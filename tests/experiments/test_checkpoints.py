@@ -244,10 +244,9 @@ def test_a_disk_that_refuses_is_told_of_and_the_last_one_stays(
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(records, "write_json", refuse)
-    checkpoints = Checkpoints(folder, ABOUT)
-    checkpoints.save(6, state_of(6))
-    with pytest.raises(CannotSaveError, match=r"step 6 .*No space.* step 5 is whole: make room"):
-        checkpoints.wait()
+    said = r"step 6 .*No space.* step 5 is whole: make room"
+    with pytest.raises(CannotSaveError, match=said), Checkpoints(folder, ABOUT) as checkpoints:
+        checkpoints.save(6, state_of(6))
     monkeypatch.undo()
     with pytest.warns(UserWarning, match="never finished"):
         assert restored(folder).step == 5
