@@ -24,6 +24,8 @@ FLAGS = [
     *("--model.widths", "16", "--chunk-steps", "4", "--checkpoint-seconds", "0"),
     *("--pruning.interval", "5"),
 ]
+# Seconds, on a machine with much else to do.
+PATIENCE = 600
 
 
 def _start(folder: pathlib.Path, *more: str) -> subprocess.Popen[str]:
@@ -49,16 +51,16 @@ def test_killed_or_interrupted_it_ends_with_the_same_results(
 ) -> None:
     process = _start(tmp_path)
     log = tmp_path / "runs/digits-mlp/cells/static-0.9/metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while len(records.read_metrics(log.parent)) < 3:
         assert process.poll() is None, process.stdout.read() if process.stdout else ""
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, output
     resumed = _start(tmp_path, "--resume")
-    output, _ = resumed.communicate(timeout=180)
+    output, _ = resumed.communicate(timeout=PATIENCE)
     assert resumed.returncode == 0, output
     assert "report:" in output
     assert (tmp_path / "runs/digits-mlp/report.html").exists()
@@ -83,10 +85,10 @@ def test_killed_at_twenty_random_moments(tmp_path: pathlib.Path, uninterrupted: 
         process = processes.Process(target=train_quietly, args=(str(tmp_path), more))
         process.start()
         began = len(_rows(run))
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while process.is_alive() and len(_rows(run)) <= began and time.monotonic() < deadline:
             time.sleep(0.01)
-        process.join(rng.expovariate(1 / 0.4) if kills < 20 else 120)
+        process.join(rng.expovariate(1 / 0.4) if kills < 20 else PATIENCE)
         if process.is_alive():
             process.kill()
             kills += 1
@@ -117,7 +119,7 @@ def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def test_a_full_disk_stops_it_cleanly(small_disk: pathlib.Path, uninterrupted: list[Any]) -> None:
     process = _start(small_disk)
-    run, deadline = small_disk / "runs/digits-mlp", time.monotonic() + 120
+    run, deadline = small_disk / "runs/digits-mlp", time.monotonic() + PATIENCE
     while not (run / "cells/static-0.9/checkpoints.json").exists():
         assert process.poll() is None, process.stdout.read() if process.stdout else ""
         assert time.monotonic() < deadline
@@ -129,14 +131,14 @@ def test_a_full_disk_stops_it_cleanly(small_disk: pathlib.Path, uninterrupted: l
                 pass
         except OSError:
             pass
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == train.CANNOT_SAVE, output
     # Threads of Orbax print what they raise; ours do not.
     assert f'File "{pathlib.Path(train.__file__).parent}' not in output
     assert output.strip().splitlines()[-1].startswith("error: ")
     ballast.unlink()
     resumed = _start(small_disk, "--resume")
-    output, _ = resumed.communicate(timeout=180)
+    output, _ = resumed.communicate(timeout=PATIENCE)
     assert resumed.returncode == 0, output
     assert _results(run) == uninterrupted
 
@@ -149,7 +151,7 @@ def _results(run: pathlib.Path) -> list[Any]:
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder = tmp_path_factory.mktemp("uninterrupted")
     process = _start(folder)
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     assert json.loads((folder / "runs/digits-mlp/run.json").read_text())["environment"]["jax"]
     return _results(folder / "runs/digits-mlp")
