@@ -40,11 +40,12 @@ def both(x: Any, values: Any, grad: Any) -> tuple[Any, Any, Any]:
     return out, *back(grad)
 
 
-@pytest.fixture(params=["in turn", "together"])
+@pytest.fixture(params=["in turn", "few in turn", "together"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """One CPU device takes columns in turn; eight, together."""
-    one = request.param == "in turn"
-    monkeypatch.setattr("jaxsparse.accelerate.block_sparse.one_device", lambda: one)
+    module = "jaxsparse.accelerate.block_sparse"
+    monkeypatch.setattr(f"{module}.one_device", lambda: request.param != "together")
+    monkeypatch.setattr(f"{module}._FEW", 10 if request.param == "few in turn" else 0)
 
 
 @pytest.mark.usefixtures("form")
@@ -98,6 +99,17 @@ def test_under_vmap_and_checkpoint(operands: Any) -> None:
     plain, again = (jax.grad(f, (0, 1))(x, values) for f in (square, jax.checkpoint(square)))
     for found, want in zip(again, plain, strict=True):
         np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("form")
+def test_one_example(operands: Any) -> None:
+    x, values, grad = (operands[0][0, :1], operands[1], operands[2][0, :1])
+    out, grad_x, grad_values = both(x, values, grad)
+    matrix = dense(values)
+    np.testing.assert_allclose(out, x @ matrix, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(grad_x, grad @ matrix.T, rtol=1e-5, atol=1e-5)
+    want = np.outer(x[0], grad[0]).reshape(3, 2, 4, 3)[1, :, 2]
+    np.testing.assert_allclose(grad_values[2, 0], want, rtol=1e-5, atol=1e-5)
 
 
 def test_one_vector_and_an_empty_batch() -> None:
