@@ -5,8 +5,10 @@ and accounting are those of everything else.
 """
 
 from jaxsparse.accelerate.block_sparse import block_sparse_matmul
+from jaxsparse.accelerate.initial import block_sparse_kernel
 from jaxsparse.accelerate.packing import (
     bytes_of,
+    complete,
     masks_of_topology,
     no_topology,
     pack,
@@ -26,8 +28,10 @@ __all__ = [
     "PackedOptimizer",
     "PackedState",
     "Topology",
+    "block_sparse_kernel",
     "block_sparse_matmul",
     "bytes_of",
+    "complete",
     "masks_of_topology",
     "matmul",
     "no_topology",

@@ -14,7 +14,8 @@ single example the columns then go together.
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,8 @@ def block_sparse_matmul(
     x: Float[Array, "..."],
     values: Float[Array, "..."],
     indices: Int[Array, "..."],
+    *,
+    form: Literal["xla", "pallas"] = "xla",
 ) -> Float[Array, "..."]:
     """``x @ w`` for a matrix of which only some blocks are kept; nothing else is multiplied.
 
@@ -42,14 +45,17 @@ def block_sparse_matmul(
     Args:
       x: ``(*batch, inputs)``, any leading dimensions; ``inputs`` is a multiple of ``height``.
       values: ``(columns, slots, height, width)``, the kept blocks of each block column.
-      indices: int32 ``(columns, slots)``, the block row of each: in [0, inputs / height), no two alike in a column. An
-        empty slot has ``inputs / height``, and zeros for values.
+      indices: int32 ``(columns, slots)``, the block row of each: in [0, inputs / height), no two
+        alike in a column. An empty slot has ``inputs / height``, and zeros for values.
+      form: ``"xla"`` runs everywhere. ``"pallas"``: the kernels in ``accelerate.kernels``, on a GPU
+        (Hopper and later, half precision) or a TPU. They have been simulated only, not yet
+        measured on a device: until they are, nothing chooses them by itself.
 
     Returns:
       Array ``(*batch, columns * width)``, in the wider type of both operands.
 
     Raises:
-      ValueError: if shapes do not fit.
+      ValueError: if shapes do not fit, or there is no such form.
 
     Example:
       >>> x = jnp.array([[1.0, 2.0, 3.0, 4.0]])
@@ -66,6 +72,11 @@ def block_sparse_matmul(
     rows = x.shape[-1] // height
     dtype = jnp.promote_types(x.dtype, values.dtype)
     batch = math.prod(x.shape[:-1])
+    if form != "xla":
+        product = _kernel(form)
+        flat = x.astype(dtype).reshape(batch, rows * height)
+        out = product(flat, values.astype(dtype), indices)
+        return out.reshape(*x.shape[:-1], columns * width)
     features = x.astype(dtype).reshape(batch, rows * height).T.reshape(rows, height, batch)
     out = _product(features, values.astype(dtype), indices)
     return out.reshape(columns * width, batch).T.reshape(*x.shape[:-1], columns * width)
@@ -95,6 +106,23 @@ def check_operands(x: tuple[int, ...], values: tuple[int, ...], indices: tuple[i
             f"inputs of shape {x} cannot be cut into blocks {values[2]} high; the last dimension "
             "must be a multiple"
         )
+
+
+def _kernel(form: str) -> Callable[..., Array]:
+    """The kernel of this platform."""
+    platform = jax.default_backend()
+    if form != "pallas" or platform not in ("gpu", "tpu"):
+        raise ValueError(
+            f"form is {form!r} on a {platform}; give 'xla', or 'pallas' on a GPU or a TPU"
+        )
+    # (Mosaic is imported where it is used: not every installation can.)
+    if platform == "gpu":
+        from jaxsparse.accelerate.kernels import gpu
+
+        return functools.partial(gpu.product, interpret=None)
+    from jaxsparse.accelerate.kernels import tpu
+
+    return functools.partial(tpu.product, interpret=False)
 
 
 @jax.custom_vjp

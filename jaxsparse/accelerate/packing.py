@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from jaxsparse._tree import flatten_with_paths, is_dense
+from jaxsparse._tree import check_known, flatten_with_paths, is_dense, path_string
 from jaxsparse.accelerate.topology import Topology, gathered, mask_of, spread, topology_of
 from jaxsparse.base import Masks, Params
 from jaxsparse.masks import pairs_of
@@ -52,18 +53,22 @@ def pack(
     pairs, structure = pairs_of(params, masks)
     in_blocks = [(p, w, m) for p, w, m in pairs if not is_dense(m)]
     for path, weight, _ in in_blocks:
-        if isinstance(weight, jax.core.Tracer):
+        if isinstance(weight, Tracer):
             raise ValueError(f"{path} is traced, but kept weights are counted; pack outside of jit")
     if balanced is None:
         columns = [topology_of(path, mask, block, balanced=True) for path, _, mask in in_blocks]
         balanced = all(bool(topology.present.all()) for topology in columns)
     found = [m if is_dense(m) else topology_of(path, m, block, balanced) for path, _, m in pairs]
     values = [
-        weight if is_dense(topology) else gathered(topology, jnp.asarray(weight))
+        weight if is_dense(topology) else _gathered(topology, jnp.asarray(weight))
         for (_, weight, _), topology in zip(pairs, found, strict=True)
     ]
     marks = jax.tree.structure(masks, is_leaf=is_dense)
     return jax.tree.unflatten(structure, values), jax.tree.unflatten(marks, found)
+
+
+# (One program, also where there is no jit around it.)
+_gathered = jax.jit(gathered)
 
 
 def unpack(packed: Params, topology: PyTree) -> Params:
@@ -141,6 +146,34 @@ def no_topology(topology: PyTree) -> PyTree:
       {'kernel': MaskedNode()}
     """
     return jax.tree.map(lambda leaf: optax.MaskedNode(), topology, is_leaf=is_leaf)
+
+
+def complete(packed: Params, topology: PyTree) -> PyTree:
+    """One topology or mark for each leaf, of a tree that names only the packed ones.
+
+    Args:
+      packed: Pytree of arrays.
+      topology: Pytree with a ``Topology`` at the paths of packed leaves: a collection of linen's.
+
+    Returns:
+      Pytree like ``packed``.
+
+    Raises:
+      ValueError: if a topology stands at a path that has no leaf.
+
+    Example:
+      >>> topology = {"kernel": Topology(jnp.array([0]), (2, 2), (1, 1), balanced=False)}
+      >>> complete({"bias": jnp.ones(2), "kernel": jnp.ones(1)}, topology)["bias"]
+      MaskedNode()
+    """
+    named, _ = jax.tree_util.tree_flatten_with_path(topology, is_leaf=is_leaf)
+    known = {path_string(path): leaf for path, leaf in named}
+    leaves, structure = flatten_with_paths(packed)
+    for path in known:
+        check_known("packed leaf", path, [path for path, _ in leaves])
+    return jax.tree.unflatten(
+        structure, [known.get(path, optax.MaskedNode()) for path, _ in leaves]
+    )
 
 
 def is_leaf(node: Any) -> bool:

@@ -97,6 +97,41 @@ def pointwise_conv(
     return matmul(x, kernel, flat)
 
 
+def attend(
+    query: Float[Array, "..."],
+    key: Float[Array, "..."],
+    value: Float[Array, "..."],
+    heads: int,
+    *,
+    causal: bool = False,
+) -> Float[Array, "..."]:
+    """Attention of projected tokens, heads side by side in the last dimension.
+
+    Args:
+      query: ``(batch, tokens, width)``.
+      key: ``(batch, tokens, width)``.
+      value: ``(batch, tokens, width)``.
+      heads: Their number, a divisor of the width.
+      causal: Does a token see only itself and those before it?
+
+    Returns:
+      Array ``(batch, tokens, width)``.
+
+    Raises:
+      ValueError: if the width is no multiple of the heads.
+
+    Example:
+      >>> x = jnp.ones((1, 3, 4))
+      >>> attend(x, x, x, 2).shape
+      (1, 3, 4)
+    """
+    if query.shape[-1] % heads:
+        raise ValueError(f"{heads} heads do not divide a width of {query.shape[-1]}")
+    apart = lambda x: x.reshape(*x.shape[:-1], heads, -1)
+    seen = jax.nn.dot_product_attention(apart(query), apart(key), apart(value), is_causal=causal)
+    return seen.reshape(query.shape)
+
+
 def _dense(x: Array, kernel: Array) -> Array:
     dtype = jnp.promote_types(x.dtype, kernel.dtype)
     x, kernel = x.astype(dtype), kernel.astype(dtype)

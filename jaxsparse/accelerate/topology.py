@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Int
 
 from jaxsparse.base import Structure
@@ -30,7 +31,7 @@ class Topology:
       balanced: Does every block column have the same number of slots?
     """
 
-    indices: Int[Array, "..."]
+    indices: Any  # an array, or what a transformation has in its place
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     block: tuple[int, int] = dataclasses.field(metadata={"static": True})
     balanced: bool = dataclasses.field(metadata={"static": True})
@@ -81,7 +82,7 @@ def topology_of(
       >>> topology_of("w", mask, (1, 1), balanced=True).indices.tolist()
       [[0, 2], [2, 3]]
     """
-    if isinstance(mask, jax.core.Tracer):
+    if isinstance(mask, Tracer):
         raise ValueError(f"{path}: the mask is traced, but slots are counted; pack outside of jit")
     structure = block_structure(*block)
     structure.check(path, mask.shape)
@@ -239,6 +240,64 @@ def moved(topology: Topology, mask: Bool[Array, "..."]) -> tuple[Topology, Bool[
         new, same = (x[None] for x in _handed(slots[0], lists[0]))
     shape = topology.indices.shape
     return dataclasses.replace(topology, indices=new.reshape(shape)), same.reshape(shape)
+
+
+def fullest(topology: Topology) -> Int[Array, "..."]:
+    """Which slots to keep, and in which order, so that none is empty in every column.
+
+    Args:
+      topology: Concrete.
+
+    Returns:
+      int32, shaped like the indices but with as many slots as the fullest column needs.
+
+    Example:
+      >>> topology = Topology(jnp.array([[2, 0], [2, 1], [2, 2]]), (2, 3), (1, 1), balanced=True)
+      >>> fullest(topology).tolist()
+      [[1], [1], [0]]
+    """
+    present = np.asarray(topology.present)
+    most = max(int(present.sum(axis=-1).max()), 1)
+    order = np.argsort(~present, axis=-1, kind="stable")[..., :most]
+    return jnp.asarray(order.astype(np.int32))
+
+
+def taken(x: Array, order: Int[Array, "..."]) -> Array:
+    """Some slots of packed values, or of anything shaped like them.
+
+    Args:
+      x: Begins with the dimensions of the indices.
+      order: From ``fullest``.
+
+    Returns:
+      Array with fewer slots; what is not shaped like values stays as it is.
+
+    Example:
+      >>> taken(jnp.array([[5.0, 7.0]]), jnp.array([[1]])).tolist()
+      [[7.0]]
+    """
+    if x.ndim < order.ndim or x.shape[: order.ndim - 1] != order.shape[:-1]:
+        return x
+    extra = (1,) * (x.ndim - order.ndim)
+    return jnp.take_along_axis(x, order.reshape(*order.shape, *extra), axis=order.ndim - 1)
+
+
+def reordered(topology: Topology, order: Int[Array, "..."]) -> Topology:
+    """The topology of values that were ``taken``.
+
+    Args:
+      topology: Before.
+      order: From ``fullest``.
+
+    Returns:
+      A topology with fewer slots.
+
+    Example:
+      >>> topology = Topology(jnp.array([[2, 0]]), (2, 1), (1, 1), balanced=True)
+      >>> reordered(topology, fullest(topology)).indices.tolist()
+      [[0]]
+    """
+    return dataclasses.replace(topology, indices=taken(topology.indices, order))
 
 
 def _handed(slots: Array, kept: Array) -> tuple[Array, Array]:

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
 from jaxsparse._held import held_update
-from jaxsparse._tree import is_dense
+from jaxsparse._tree import flatten_with_paths, is_dense
 from jaxsparse.accelerate.packing import (
+    complete,
     is_leaf,
     map_packed,
     masks_of_topology,
@@ -18,7 +20,14 @@ from jaxsparse.accelerate.packing import (
     pack_like,
     unpack,
 )
-from jaxsparse.accelerate.topology import Topology, moved
+from jaxsparse.accelerate.topology import (
+    Topology,
+    fullest,
+    moved,
+    reordered,
+    taken,
+    topology_of,
+)
 from jaxsparse.base import (
     MaskAlgorithm,
     Params,
@@ -57,15 +66,19 @@ class PackedOptimizer(NamedTuple):
       init: ``(packed, topology) -> PackedState``.
       update: ``(grads, state, packed) -> (updates, state)``: a step between updates, from the
         gradients of the packed values.
-      move: ``(dense_grads, state, packed) -> (updates, state)``: a step at which ``due`` holds, from
-        the gradients of the dense weights (``unpack(packed, state.topology)``): drop, grow, hand
-        the slots over, and train, unless the algorithm pauses then.
+      move: ``(dense_grads, state, packed) -> (updates, state)``: a step at which ``due`` holds,
+        from the gradients of the dense weights (``unpack(packed, state.topology)``): drop, grow,
+        hand the slots over, and train, unless the algorithm pauses then.
+      shrink: ``(packed, state) -> (packed, state)``, outside of jit: without the slots that no
+        column needs any more, so that gradual pruning pays while it prunes. The steps are compiled
+        anew for the new shapes: call it a few times over a training.
       due: ``step -> bool``; ``None``: the masks never move.
     """
 
     init: Callable[[Params, PyTree], PackedState]
     update: Callable[..., tuple[Params, PackedState]]
     move: Callable[..., tuple[Params, PackedState]]
+    shrink: Callable[[Params, PackedState], tuple[Params, PackedState]]
     due: Schedule | None
 
 
@@ -109,6 +122,8 @@ def packed_optimizer(
     inner = optax.with_extra_args_support(inner)
 
     def init(packed: Params, topology: PyTree) -> PackedState:
+        topology = complete(packed, topology)
+        _check_budgets(algorithm, packed, topology)
         zero = lambda: jnp.zeros((), jnp.int32)
         kept = [_kept(leaf) for leaf in _topologies(topology)]
         info = UpdateInfo(
@@ -164,7 +179,28 @@ def packed_optimizer(
         )
         return updates, after(state, topology=topology, info=info, inner_state=inner_state)
 
-    return PackedOptimizer(init, update, move, algorithm.due)
+    def shrink(packed: Params, state: PackedState) -> tuple[Params, PackedState]:
+        order = [None if is_dense(t) else fullest(t) for t in _leaves(state.topology)]
+        mark = jax.tree.structure(state.topology, is_leaf=is_leaf)
+        order = jax.tree.unflatten(mark, [optax.MaskedNode() if o is None else o for o in order])
+        topology = jax.tree.map(
+            lambda t, o: t if is_dense(t) else reordered(t, o),
+            state.topology,
+            order,
+            is_leaf=is_leaf,
+        )
+        take = lambda t, x, o: taken(x, o)
+        slots = optax.tree_map_params(
+            inner,
+            lambda slot, o: slot if is_dense(o) else taken(slot, o),
+            state.inner_state,
+            order,
+            is_leaf=is_dense,
+        )
+        packed = map_packed(take, state.topology, packed, order)
+        return packed, state._replace(topology=topology, inner_state=slots)
+
+    return PackedOptimizer(init, update, move, shrink, algorithm.due)
 
 
 def train_step(
@@ -175,7 +211,7 @@ def train_step(
     Args:
       loss_fn: ``(params, topology, *batch) -> loss``, for packed parameters and their topology,
         and for dense ones with ``optax.MaskedNode()`` everywhere: what ``accelerate.matmul`` and
-        the layers take. A model that knows nothing of it: ``model.apply(unpack(params, topology))``.
+        the layers take. For a model that knows of neither: ``unpack(params, topology)`` is dense.
       optimizer: From ``packed_optimizer``.
       has_aux: Does the loss come with something else, ``(loss, aux)``?
 
@@ -241,8 +277,29 @@ def _check(algorithm: MaskAlgorithm) -> None:
             )
 
 
+def _check_budgets(algorithm: MaskAlgorithm, packed: Params, topology: PyTree) -> None:
+    """Raise unless there are slots for all that the algorithm keeps, in its units."""
+    shapes = map_packed(lambda t, x: jax.ShapeDtypeStruct(t.shape, x.dtype), topology, packed)
+    masks = algorithm.init(jax.random.key(0), shapes)
+    leaves, _ = flatten_with_paths(packed)
+    rows = zip(leaves, _leaves(topology), jax.tree.leaves(masks, is_leaf=is_dense), strict=True)
+    for (path, _), own, mask in rows:
+        if is_dense(own) != is_dense(mask):
+            how = ("dense", "masked by") if is_dense(own) else ("packed", "dense under")
+            raise ValueError(
+                f"{path} is {how[0]}, but {how[1]} the algorithm; pack the masks that its init "
+                "makes, or choose its leaves with where="
+            )
+        if not is_dense(own) and not isinstance(mask, Tracer):
+            topology_of(path, mask, own.block, own.balanced, own.indices.shape[-1])
+
+
+def _leaves(topology: PyTree) -> list[Any]:
+    return jax.tree.leaves(topology, is_leaf=is_leaf)
+
+
 def _topologies(tree: PyTree) -> list[Topology]:
-    return [leaf for leaf in jax.tree.leaves(tree, is_leaf=is_leaf) if not is_dense(leaf)]
+    return [leaf for leaf in _leaves(tree) if not is_dense(leaf)]
 
 
 def _kept(topology: Topology) -> Array:
@@ -254,6 +311,6 @@ def _map_topology(f: Callable[..., Any], topology: PyTree, *trees: PyTree) -> Py
     """Map over packed leaves, as they lie in the first tree; a mark for the others."""
     packed = map_packed(f, topology, *trees)
     leaves, tree = jax.tree.flatten(packed, is_leaf=is_dense)
-    marks = jax.tree.leaves(topology, is_leaf=is_leaf)
+    marks = _leaves(topology)
     chosen = [mark if is_dense(mark) else x for mark, x in zip(marks, leaves, strict=True)]
     return jax.tree.unflatten(tree, chosen)
