@@ -12,8 +12,8 @@ import functools
 import math
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +109,13 @@ def _sgd(rate: Any) -> Any:
     return optax.sgd(rate, momentum=_MOMENTUM, nesterov=True)
 
 
+class Ended(NamedTuple):
+    """What came of a training, an entry a seed: ``cost`` has operations and average parameters."""
+
+    accuracy: list[float]
+    cost: dict[str, list[float]]
+
+
 class Study:
     """Trainings of one configuration: with a penalty, and under masks."""
 
@@ -128,21 +135,24 @@ class Study:
         model, seeds = models.MLP(features=features), self._training.seeds
         return build_program(model, self._dataset, optimizer, algorithm, seeds, False)
 
-    def _run(self, program: Program, learner: Learner, first: int, steps: int) -> Learner:
+    def _run(
+        self, program: Program, learner: Learner, first: int, steps: int
+    ) -> tuple[Learner, Ended]:
         order = Order(self._training.seeds, self._examples, self._training.batch_size)
         training, chunk = Stretches(program, order, learner, first), math.gcd(_CHUNK, steps)
         for _ in range(steps // chunk):
             training.run(chunk)
-        return training.learner
+        cost = {key: training.spent[key] for key in ("flops", "average_parameters")}
+        return training.learner, Ended(_floats(program.evaluate(training.learner)[1]), cost)
 
-    def train(self, arm: Arm | None) -> tuple[Any, list[float]]:
+    def train(self, arm: Arm | None) -> tuple[Any, Ended]:
         """Train with a penalty, or the dense network.
 
         Args:
           arm: The penalty; ``None``: none.
 
         Returns:
-          Weights on the host, with a seed axis, and the test accuracy of each seed.
+          Weights on the host, with a seed axis, and what came of them.
         """
         rate = optax.cosine_decay_schedule(self._training.learning_rate, self._steps)
         optimizer = _sgd(rate)
@@ -151,10 +161,10 @@ class Study:
             reach = lambda step: rate(step) / (1 - _MOMENTUM)
             optimizer = proximal(optimizer, arm.regularizer(), learning_rate=reach)
         program = self._program(optimizer, jaxsparse.dense())
-        learner = self._run(program, program.init(self._seeds), 0, self._steps)
-        return jax.device_get(learner.params), _floats(program.evaluate(learner)[1])
+        learner, ended = self._run(program, program.init(self._seeds), 0, self._steps)
+        return jax.device_get(learner.params), ended
 
-    def tune(self, params: Any, masks: Any) -> list[float]:
+    def tune(self, params: Any, masks: Any) -> Ended:
         """Fine-tune under masks.
 
         Args:
@@ -162,11 +172,10 @@ class Study:
           masks: Their masks.
 
         Returns:
-          Test accuracy at the end, an entry a seed.
+          What came of them.
         """
         learner = self._tuner.start(self._seeds, params, {}, masks)
-        learner = self._run(self._tuner, learner, self._steps, self._tuning_steps)
-        return _floats(self._tuner.evaluate(learner)[1])
+        return self._run(self._tuner, learner, self._steps, self._tuning_steps)[1]
 
     def row(self, arm: Arm, dense: Any) -> dict[str, Any]:
         """Everything about one penalty.
@@ -178,19 +187,27 @@ class Study:
         Returns:
           What the page needs of it.
         """
-        params, accuracy = self.train(arm)
+        params, ended = self.train(arm)
         masks = jax.vmap(masks_from_zeros)(params)
-        found = {
-            "kept": [int(n) for n in _kept(masks)],
-            "weights": sum(mask[0].size for mask in jax.tree.leaves(masks)),
-            "units": alive(masks),
-            "regularized": accuracy,
+        ends = {
+            "regularized": ended,
             "tuned": self.tune(params, masks),
             "magnitude": self.tune(dense, largest_weights(dense, masks)),
         }
         if arm.groups:
-            found["norm"] = self.tune(dense, largest_groups(dense, masks, arm.groups))
-        return found
+            ends["norm"] = self.tune(dense, largest_groups(dense, masks, arm.groups))
+        return {
+            "kept": [int(n) for n in _kept(masks)],
+            "weights": sum(mask[0].size for mask in jax.tree.leaves(masks)),
+            "units": alive(masks),
+            **_row(ends),
+        }
+
+
+def _row(ends: Mapping[str, Ended]) -> dict[str, Any]:
+    """The accuracies by the names of the trainings, and their costs."""
+    accuracies = {name: ended.accuracy for name, ended in ends.items()}
+    return {**accuracies, "cost": {name: ended.cost for name, ended in ends.items()}}
 
 
 def _floats(values: Any) -> list[float]:
@@ -300,8 +317,9 @@ def main(arguments: Arguments, arms: Sequence[Arm] = ARMS) -> int:
     dense = functools.cache(lambda: study.train(None))
 
     def dense_row() -> dict[str, Any]:
-        params, accuracy = dense()
-        return {"regularized": accuracy, "tuned": study.tune(params, jax.vmap(keep_all)(params))}
+        params, ended = dense()
+        tuned = study.tune(params, jax.vmap(keep_all)(params))
+        return _row({"regularized": ended, "tuned": tuned})
 
     rows = {arm.name: lambda a=arm: study.row(a, dense()[0]) for arm in arms}
     missing = {n: row for n, row in {DENSE: dense_row, **rows}.items() if n not in kept}

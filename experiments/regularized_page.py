@@ -23,15 +23,15 @@ def markdown(about: dict[str, Any], kinds: Mapping[str, str]) -> str:
     """
     training, results, environment = about["training"], about["results"], about["environment"]
     dense, rows = results.get(DENSE), []
+    four = ("regularized", "tuned", "magnitude", "norm")
+    accuracies = lambda row: [percent_text(row[key]) if key in row else "" for key in four]
     if dense:
-        rows.append(["dense", "100", "all", *map(percent_text, dense.values()), "", ""])
+        rows.append(["dense", "100", "all", *accuracies(dense)])
     for name, row in results.items():
         if name in kinds:
             density = np.array(row["kept"]) / row["weights"]
             units = "-".join(f"{n:.0f}" for n in np.mean(row["units"], axis=0))
-            four = ("regularized", "tuned", "magnitude", "norm")
-            cells = [percent_text(row[key]) if key in row else "" for key in four]
-            rows.append([name, f"{100 * density.mean():.1f}", units, *cells])
+            rows.append([name, f"{100 * density.mean():.1f}", units, *accuracies(row)])
     heads = ["penalty, strength", "weights kept (%)", "inputs and units", "with the penalty (%)"]
     heads += ["fine-tuned (%)", "largest weights (%)", "largest groups (%)"]
     return f"""# Regularized, pruned, fine-tuned

@@ -22,6 +22,7 @@ from rich.console import Console
 
 import jaxsparse
 from jaxsparse import subspaces
+from jaxsparse.accounting import step_cost
 from jaxsparse.algorithms.dense import dense
 
 from . import data, records
@@ -175,6 +176,20 @@ CELLS = (
 )
 
 
+class Trained(NamedTuple):
+    """What came of a cell; lists have an entry a seed.
+
+    Attributes:
+      accuracy: After the last step, on the test set or what is held out.
+      flops: All operations of training: the products of the network and of its subspace.
+      average_parameters: Mean over the steps of the coordinates in use.
+    """
+
+    accuracy: list[float]
+    flops: list[float]
+    average_parameters: list[float]
+
+
 def _frozen_kernels(coordinates: Any) -> Any:
     """What the control without sparse weights trains: alphas and biases."""
     kernel = lambda path, leaf: "kernel" if jnp.ndim(leaf) > 1 else "rest"
@@ -190,7 +205,25 @@ def _optimizer(cell: Cell, setting: Setting, steps: int, seed: int) -> Any:
     return jaxsparse.sparsify(adam, cell.method(steps), seed=seed)
 
 
-def train(cell: Cell, setting: Setting, dataset: data.Dataset) -> list[float]:
+def _step_cost(cell: Cell, steps: int, shapes: tuple[Any, Any, Any], logits: Any, x: Any) -> Any:
+    """Operations of a forward pass; ``(before, after, coordinates) -> (passes, parameters)``."""
+    subspace, coordinates, state = shapes
+    forward = lambda coordinates, subspace, x: logits(subspace.params(coordinates), x)
+    report, method = jaxsparse.flops(forward, coordinates, subspace, x), cell.method(steps)
+
+    def of_step(before: Any, after: Any, coordinates: Any) -> tuple[Any, Any]:
+        if not jaxsparse.sparsity_states(state):  # without its kernels, trained in a dense network
+            labels = jax.tree.leaves(_frozen_kernels(coordinates))
+            leaves = zip(jax.tree.leaves(coordinates), labels, strict=True)
+            rest = sum(leaf.size for leaf, label in leaves if label == "rest")
+            return jnp.float32(3), jnp.float32(rest)
+        cost = step_cost(report, method, before, after, coordinates)
+        return cost.training, cost.parameters
+
+    return report.dense, of_step
+
+
+def train(cell: Cell, setting: Setting, dataset: data.Dataset) -> Trained:
     """Train one cell.
 
     Args:
@@ -199,7 +232,7 @@ def train(cell: Cell, setting: Setting, dataset: data.Dataset) -> list[float]:
       dataset: The data.
 
     Returns:
-      Accuracy after the last step, on the test set or what is held out; an entry a seed.
+      What came of it.
     """
     test_images, test_labels = dataset.test_images, dataset.test_labels
     if setting.held_out:
@@ -211,7 +244,8 @@ def train(cell: Cell, setting: Setting, dataset: data.Dataset) -> list[float]:
     logits = lambda params, x: apply({"params": params}, normalize(x, mean, std))
     examples = len(images)
     per_epoch = data.steps_per_epoch(examples, setting.batch_size)
-    optimizer = lambda seed: _optimizer(cell, setting, setting.epochs * per_epoch, seed)
+    steps = setting.epochs * per_epoch
+    optimizer = lambda seed: _optimizer(cell, setting, steps, seed)
 
     @jax.jit
     def start(seed: Any) -> Any:
@@ -225,6 +259,10 @@ def train(cell: Cell, setting: Setting, dataset: data.Dataset) -> list[float]:
             coordinates = jaxsparse.initial_params(coordinates, state)
         return subspace, coordinates, state
 
+    batch = jax.ShapeDtypeStruct((setting.batch_size, *images.shape[1:]), images.dtype)
+    shapes = jax.eval_shape(start, jnp.uint32(0))
+    whole, cost_of = _step_cost(cell, steps, shapes, logits, batch)
+
     # (The subspace is an argument: closed over, its matrices would be constants of the program.)
     @jax.jit
     def epoch(subspace: Any, seed: Any, number: Any, coordinates: Any, state: Any) -> Any:
@@ -236,28 +274,35 @@ def train(cell: Cell, setting: Setting, dataset: data.Dataset) -> list[float]:
                 losses = optax.softmax_cross_entropy_with_integer_labels(found, labels[rows])
                 return losses.mean()
 
-            updates, state = optimizer(seed).update(jax.grad(loss)(coordinates), state, coordinates)
-            return (optax.apply_updates(coordinates, updates), state), None
+            grads, before = jax.grad(loss)(coordinates), state
+            updates, state = optimizer(seed).update(grads, state, coordinates)
+            cost = cost_of(before, state, coordinates)
+            return (optax.apply_updates(coordinates, updates), state), cost
 
         order = data.epoch_order(seed, number, examples, setting.batch_size)
-        return jax.lax.scan(step, (coordinates, state), order)[0]
+        return jax.lax.scan(step, (coordinates, state), order)
 
     @jax.jit
     def right(subspace: Any, coordinates: Any, x: Any, y: Any) -> Any:
         return jnp.sum(jnp.argmax(logits(subspace.params(coordinates), x), -1) == y)
 
-    found = []
+    found = Trained([], [], [])
     for number in range(setting.seeds):
-        seed = jnp.uint32(number)
+        seed, costs = jnp.uint32(number), []
         subspace, coordinates, state = start(seed)
         for each in range(setting.epochs):
-            coordinates, state = epoch(subspace, seed, jnp.int32(each), coordinates, state)
+            at = (coordinates, state)
+            (coordinates, state), cost = epoch(subspace, seed, jnp.int32(each), *at)
+            costs.append(np.asarray(cost, np.float64))
         counts = [
             int(right(subspace, coordinates, test_images[i:j], test_labels[i:j]))
             for i in range(0, len(test_images), _EVALUATION_BATCH)
             for j in (i + _EVALUATION_BATCH,)
         ]
-        found.append(sum(counts) / len(test_images))
+        passes, parameters = np.concatenate(costs, axis=1)
+        found.accuracy.append(sum(counts) / len(test_images))
+        found.flops.append(float(passes.sum() * whole))
+        found.average_parameters.append(float(parameters.mean()))
     return found
 
 
@@ -301,8 +346,9 @@ def main(arguments: Arguments, cells: Sequence[Cell] = CELLS) -> int:
     about["results"] = {cell.name: known[cell.name] for cell in cells if cell.name in known}
 
     def row(cell: Cell) -> dict[str, Any]:
-        accuracy = train(cell, arguments.setting, dataset)
-        return {"claim": cell.claim, "arm": cell.arm, "size": cell.size, "test_accuracy": accuracy}
+        accuracy, *costs = train(cell, arguments.setting, dataset)
+        about = {"claim": cell.claim, "arm": cell.arm, "size": cell.size, "test_accuracy": accuracy}
+        return about | dict(zip(Trained._fields[1:], costs, strict=True))
 
     missing = {cell.name: lambda c=cell: row(c) for cell in cells if cell.name not in known}
     train_missing(path, about, missing, console)

@@ -90,6 +90,8 @@ def _origin(eqn: jex_core.JaxprEqn, inputs: list[Origin], sizes: dict[int, int])
     if name == "concatenate" and not any(origin.data for origin in inputs):
         # Kernels fused into one product (an LSTM's gates): the product is charged to all of them.
         return Origin(tuple(dict.fromkeys(leaf for origin in inputs for leaf in origin.leaves)))
+    if name in _FILL_ZEROS and len({origin.leaves for origin in inputs if origin.leaves}) > 1:
+        return ACTIVATION
     if not any(origin.data for origin in inputs):
         return Origin(_largest(inputs, sizes))
     if name not in _KEEP_ZEROS:
@@ -100,6 +102,10 @@ def _origin(eqn: jex_core.JaxprEqn, inputs: list[Origin], sizes: dict[int, int])
         return ACTIVATION
     return Origin(leaves, data=True)
 
+
+# Operations that put one leaf's weights where another one has zeros: what a mask of either leaves
+# out is there all the same.
+_FILL_ZEROS = {"add", "add_any", "select_n", "sub"}
 
 # Operations whose result is still that leaf, zeros where it has zeros, even when other operands
 # (a mask, an expert's index) are data; and the operands among which the leaf is looked for.

@@ -120,10 +120,10 @@ def flops(
     (linen, nnx, Equinox, Haiku, plain). A product is charged to the parameter leaf that feeds it,
     through reshapes, casts, slices and multiplications by a mask, and costs ``kept / size`` of its
     dense cost when that leaf is masked. Products between activations (attention scores) cost the
-    same either way. Kernels concatenated for one product share it by size. A ``cond`` costs as
-    much as its dearest branch, a ``scan`` its length times its body, and what custom calls do
-    outside JAX is not seen. For the cost of a training step, see
-    :func:`jaxsparse.accounting.step_training_flops`.
+    same either way, and so do those with sums of different leaves, which fill each other's zeros.
+    Kernels concatenated for one product share it by size. A ``cond`` costs as much as its dearest
+    branch, a ``scan`` its length times its body, and what custom calls do outside JAX is not seen.
+    For the cost of a training step, see :func:`jaxsparse.accounting.step_training_flops`.
 
     Args:
       apply_fn: Called as ``apply_fn(params, *inputs)``.

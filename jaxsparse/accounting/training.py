@@ -143,6 +143,7 @@ def training_flops(
     dense_gradients: Callable[[int], Any],
     *,
     steps: int,
+    trained: int | float | Callable[[int], int | float] | None = None,
 ) -> int | float:
     """The operations of a whole training run.
 
@@ -154,6 +155,7 @@ def training_flops(
     RigL                   f_S                  each ΔT + 1 steps     (3 f_S ΔT + 2 f_S + f_D)
                                                                       / (ΔT + 1)
     SNFS                   f_S                  always                2 f_S + f_D
+    Top-KAST               f_A, trained f_B     never                 2 f_A + f_B
     gradual pruning        f of the schedule    never                 E_t[3 f_D (1 - s_t)]
     the same, second form  f of the schedule    always                E_t[2 f_D (1 - s_t) + f_D]
     =====================  ===================  ====================  =============================
@@ -168,6 +170,8 @@ def training_flops(
       dense_gradients: ``step -> bool``: the steps that read gradients of absent weights,
         ``algorithm.dense_gradients``; called once a step.
       steps: Number of training steps.
+      trained: Operations of a forward pass with the weights that are trained, where these are more
+        than the sparse pass has (Top-KAST's B), or ``step -> operations``.
 
     Returns:
       The sum of :func:`step_training_flops` over ``range(steps)``; divide by ``3 * dense * steps``
@@ -181,9 +185,10 @@ def training_flops(
       Evci et al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_, ICML 2020,
       Appendix H.
     """
+    at = lambda value, step: value(step) if callable(value) else value
     return sum(
         step_training_flops(
-            dense, sparse(step) if callable(sparse) else sparse, bool(dense_gradients(step))
+            dense, at(sparse, step), bool(dense_gradients(step)), trained=at(trained, step)
         )
         for step in range(steps)
     )

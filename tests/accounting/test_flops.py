@@ -93,6 +93,22 @@ def test_wrapping_changes_neither_cost_nor_attribution(name: str) -> None:
     assert rows(report) == (("w", (8, 8), 16, ONE, ONE // 4),)
 
 
+FILLED: dict[str, Callable[[Any, Any], Any]] = {
+    "sum": lambda p, x: x @ (p["w"] + p["v"]),
+    "difference": lambda p, x: x @ (p["w"] - 2 * p["v"]).T,
+    "low rank": lambda p, x: x @ (p["w"] + p["v"] @ p["v"]),
+    "choice": lambda p, x: x @ jnp.where(np.eye(8) > 0, p["w"], p["v"]),
+}
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_what_another_leaf_fills_is_not_saved(name: str) -> None:
+    report = flops(FILLED[name], {**W, "v": spec(8, 8)}, X, masks={"w": 16})
+    rows = {row.path: row for row in report.layers}
+    assert rows["(activations)"].sparse == ONE
+    assert report.ratio == 1
+
+
 def test_custom_vjp() -> None:
     @jax.custom_vjp
     def double(w: jax.Array) -> jax.Array:

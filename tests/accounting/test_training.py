@@ -51,6 +51,13 @@ def test_a_schedule_of_forward_costs() -> None:
     assert training_flops(100, gradual, lambda step: False, steps=4) == 3 * (100 + 90 + 80 + 70)
 
 
+def test_a_larger_set_that_is_trained() -> None:
+    # Top-KAST, 2 f_A + f_B: with B as it is, and with a B that shrinks.
+    assert training_flops(100, 10, lambda step: False, steps=3, trained=20) == 3 * (20 + 20)
+    shrinking = lambda step: 40 - 10 * step
+    assert training_flops(100, 10, lambda step: False, steps=3, trained=shrinking) == 60 + 90
+
+
 def test_traced_arguments() -> None:
     steps = jnp.arange(4)
     costs = jax.jit(jax.vmap(lambda s: step_training_flops(1000.0, 100.0, s % 2 == 0)))(steps)

@@ -55,6 +55,13 @@ def test_a_small_study_goes_on_where_it_stopped(
     for key in ("regularized", "tuned", "magnitude", "norm"):
         assert len(row[key]) == 2
         assert all(0.2 < accuracy <= 1 for accuracy in row[key])
+    # Four epochs of the whole network; one under its masks, biases whole.
+    cost, kept = row["cost"], np.array(row["kept"])
+    np.testing.assert_allclose(cost["regularized"]["average_parameters"], 592 + 18)
+    np.testing.assert_allclose(cost["tuned"]["average_parameters"], kept + 18)
+    share = np.divide(cost["tuned"]["flops"], cost["regularized"]["flops"])
+    np.testing.assert_allclose(share, kept / 592 / 4, rtol=1e-5)
+    assert set(cost) == {"regularized", "tuned", "magnitude", "norm"}
     # Nothing is trained again, and another configuration is another study.
     assert regularized.main(arguments, [arm]) == 0
     assert records.read_json(tmp_path / "regularized.json") == about

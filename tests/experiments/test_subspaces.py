@@ -40,14 +40,25 @@ def test_what_the_control_without_sparse_weights_trains() -> None:
     }
 
 
+def widths(setting: Any) -> list[int]:
+    return [64, *setting.widths, 10]
+
+
 def test_a_subspace_trains_and_so_does_all() -> None:
     digits = data.load("digits")
     whole, few = chosen("baseline: all weights, 1", "intrinsic: sparse, 100")
     setting = dataclasses.replace(TINY, weight_rate=1e-2)
-    best = subspaces.train(whole, setting, digits)
+    best, flops, parameters = subspaces.train(whole, setting, digits)
     assert len(best) == 2
     assert all(0.8 < accuracy <= 1 for accuracy in best)
-    accuracy = subspaces.train(few, setting, digits)
+    weights, units = np.prod([widths(setting)[:-1], widths(setting)[1:]], 0), widths(setting)[1:]
+    steps = setting.epochs * (len(digits.train_images) // setting.batch_size)
+    np.testing.assert_allclose(flops, 3 * steps * 2 * setting.batch_size * weights.sum(), rtol=1e-6)
+    assert parameters == [weights.sum() + sum(units)] * 2
+    accuracy, flops, parameters = subspaces.train(few, setting, digits)
+    # No fewer operations: a subspace saves memory of the optimizer alone.
+    np.testing.assert_allclose(flops, 3 * steps * 2 * setting.batch_size * weights.sum(), rtol=1e-6)
+    assert parameters == [100, 100]
     assert all(0.4 < value < 0.98 for value in accuracy)
     assert accuracy[0] != accuracy[1]
 
@@ -65,6 +76,9 @@ def test_a_stopped_run_goes_on(tmp_path: pathlib.Path, capsys: pytest.CaptureFix
     results = json.loads(path.read_text())["results"]
     assert list(results) == list(names)
     assert results[names[0]]["test_accuracy"] == [0.123]
+    # The DCT fills what the masks leave out: 3 f_D there, some 3 f_S here.
+    filled, sparse = (results[name]["flops"][0] for name in names)
+    assert sparse / filled == pytest.approx(0.01, rel=0.2)
     assert "12.30" in (tmp_path / "subspaces.md").read_text()
     assert (tmp_path / "subspaces.png").stat().st_size > 1000
     other = dataclasses.replace(arguments, setting=dataclasses.replace(setting, seeds=2))
