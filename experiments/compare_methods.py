@@ -154,8 +154,8 @@ it, with a learning rate of 0.001. {len(results[0].seeds)} seeds,
 {len(results)} of {len(about["cells"])} cells. Accuracy at the last step on the 10,000 test images,
 mean ± standard deviation; nothing was selected on them. Kept weights are exact counts, biases not
 counted. Training FLOPs are fractions of dense training, counted from the masks and updates of the
-run (Top-KAST's gradients are those of a set up to twice as large). R_s: share of the
-weights that were ever kept (Liu et al., 2021). Step time: relative to dense, in turns with it
+run (Top-KAST's from its budgets: its gradients are those of a set twice as large). R_s: share of
+the weights that were ever kept (Liu et al., 2021). Step time: relative to dense, in turns with it
 (median of five stretches of 100 steps, updates included); masks simulate sparsity,
 so it is the cost of the method.
 
