@@ -5,6 +5,7 @@ and accounting are those of everything else.
 """
 
 from jaxsparse.accelerate.block_sparse import block_sparse_matmul
+from jaxsparse.accelerate.fan_in import condensed_matmul
 from jaxsparse.accelerate.initial import block_sparse_kernel
 from jaxsparse.accelerate.packing import (
     bytes_of,
@@ -32,6 +33,7 @@ __all__ = [
     "block_sparse_matmul",
     "bytes_of",
     "complete",
+    "condensed_matmul",
     "masks_of_topology",
     "matmul",
     "no_topology",
