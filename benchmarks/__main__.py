@@ -20,7 +20,7 @@ import tyro
 from experiments.tables import aligned_markdown
 from experiments.train import environment
 
-from . import ranking, shrinking, stepping
+from . import packing, ranking, shrinking, stepping
 from .measure import Row
 
 Section = Literal[
@@ -33,6 +33,8 @@ Section = Literal[
     "compilation",
     "seeds",
     "compacted",
+    "packed",
+    "bytes",
 ]
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 
@@ -51,6 +53,8 @@ class Arguments:
         "compilation",
         "seeds",
         "compacted",
+        "packed",
+        "bytes",
     )
     """Parts of the table."""
     sizes: tuple[int, ...] = ()
@@ -84,6 +88,8 @@ def sections(arguments: Arguments) -> dict[str, Callable[[], Iterator[Row]]]:
         "compilation": stepping.compilation_rows,
         "seeds": stepping.seed_rows,
         "compacted": shrinking.compacted_rows,
+        "packed": packing.packed_rows,
+        "bytes": packing.bytes_rows,
     }
     return {name: lambda f=known[name]: f(arguments.repeats) for name in arguments.sections}
 

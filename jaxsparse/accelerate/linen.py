@@ -154,5 +154,6 @@ class SparseSelfAttention(nn.Module):
         """
         same = {"sparsity": self.sparsity, "block": self.block, "dtype": self.dtype}
         project = lambda name: SparseDense(x.shape[-1], name=name, **same)(x)
-        seen = attend(*map(project, ("query", "key", "value")), self.heads, causal=self.causal)
+        query, key, value = project("query"), project("key"), project("value")
+        seen = attend(query, key, value, self.heads, causal=self.causal)
         return SparseDense(x.shape[-1], name="out", **same)(seen)

@@ -30,6 +30,7 @@ from jaxsparse.accelerate.topology import (
 )
 from jaxsparse.base import (
     MaskAlgorithm,
+    Masks,
     Params,
     Schedule,
     UpdateInfo,
@@ -57,6 +58,16 @@ class PackedState(NamedTuple):
     topology: PyTree
     info: UpdateInfo
     inner_state: optax.OptState
+
+    @property
+    def masks(self) -> Masks:
+        """The masks, like dense parameters: what ``masks_of`` finds in any state."""
+        return masks_of_topology(self.topology)
+
+    @property
+    def memory(self) -> tuple[()]:
+        """None: ``forward_params`` of packed parameters is the identity."""
+        return ()
 
 
 class PackedOptimizer(NamedTuple):

@@ -1,11 +1,13 @@
 """Packed training is masked training: the same topology, the same loss, the same slots."""
 
+import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 import jaxsparse
@@ -191,6 +193,21 @@ def test_between_updates_nothing_is_dense() -> None:
     assert memory(True) > 4 * 512 * 512
     # Values and both moments: 1.2 bytes a weight, and the indices.
     assert accelerate.bytes_of((packed, state)) < 1.3 * 512 * 512
+
+
+def test_checkpoints_hold_what_is_kept(tmp_path: pathlib.Path) -> None:
+    method, block = METHODS["rigl"]
+    _, params, state = masked_steps(method, INNER)
+    _, packed, own = packed_steps(method, block, INNER, state.masks, params)
+    jax.tree.map(np.testing.assert_array_equal, jaxsparse.masks_of(own), state.masks)
+    assert jaxsparse.forward_params(packed, own) is packed
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "saved", (packed, own))
+        checkpointer.wait_until_finished()
+        abstract = jax.eval_shape(lambda: (packed, own))
+        again = checkpointer.restore(tmp_path / "saved", abstract)
+    assert jax.tree.structure(again) == jax.tree.structure((packed, own))
+    jax.tree.map(np.testing.assert_array_equal, again, (packed, own))
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def _run(pairs: _Pipeline, operands: Any, staged: Any, out: Any) -> None:
         )(*operands)
         return total[...]
 
-    found = pl.run_scoped(summed, plgpu.ACC(staged.shape, jnp.float32))
+    found = pl.run_scoped(summed, plgpu.WGMMAAccumulatorRef(staged.shape, jnp.float32))
     staged[...] = found.astype(staged.dtype)
     plgpu.commit_smem()
     plgpu.copy_smem_to_gmem(staged, out)
