@@ -15,7 +15,7 @@ single example the columns then go together.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +29,16 @@ from jaxsparse._dtypes import wide_dtype
 _FEW = 32
 
 
+Form: TypeAlias = Literal["xla", "pallas"]
+"""What a product is made of: XLA's operations, or a kernel of this platform's."""
+
+
 def block_sparse_matmul(
     x: Float[Array, "..."],
     values: Float[Array, "..."],
     indices: Int[Array, "..."],
     *,
-    form: Literal["xla", "pallas"] = "xla",
+    form: Form = "xla",
 ) -> Float[Array, "..."]:
     """``x @ w`` for a matrix of which only some blocks are kept; nothing else is multiplied.
 

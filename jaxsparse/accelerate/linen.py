@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from jaxsparse.accelerate.block_sparse import Form
 from jaxsparse.accelerate.initial import block_sparse_kernel
 from jaxsparse.accelerate.products import attend, matmul
 
@@ -31,6 +32,7 @@ class SparseDense(nn.Module):
       kernel_init: Of the kernel; with ``sparsity`` it is asked for ``(kept inputs, features)``, so
         that the variance is that of the inputs there are.
       bias_init: Of the bias.
+      form: Of the product: see ``block_sparse_matmul``.
 
     Example:
       >>> layer = SparseDense(64, sparsity=0.75, block=(16, 16))
@@ -47,6 +49,7 @@ class SparseDense(nn.Module):
     param_dtype: Any = jnp.float32
     kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
     bias_init: Callable[..., Any] = nn.initializers.zeros_init()
+    form: Form = "xla"
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -74,7 +77,7 @@ class SparseDense(nn.Module):
             kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         if self.dtype is not None:
             x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        out = matmul(x, kernel, topology)
+        out = matmul(x, kernel, topology, form=self.form)
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
             out += bias.astype(out.dtype).reshape((1,) * (out.ndim - 1) + (-1,))
@@ -90,6 +93,7 @@ class SparseMLP(nn.Module):
       block: As in ``SparseDense``.
       activation: Elementwise.
       dtype: As in ``SparseDense``.
+      form: As in ``SparseDense``.
 
     Example:
       >>> block = SparseMLP(256, sparsity=0.75, block=(16, 16))
@@ -103,6 +107,7 @@ class SparseMLP(nn.Module):
     block: tuple[int, int] = (64, 64)
     activation: Callable[[Array], Array] = jax.nn.gelu
     dtype: Any = None
+    form: Form = "xla"
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -114,9 +119,9 @@ class SparseMLP(nn.Module):
         Returns:
           Array like ``x``.
         """
-        same = {"sparsity": self.sparsity, "block": self.block, "dtype": self.dtype}
-        hidden = self.activation(SparseDense(self.hidden, name="up", **same)(x))
-        return SparseDense(x.shape[-1], name="down", **same)(hidden)
+        same = {"block": self.block, "dtype": self.dtype, "form": self.form}
+        hidden = self.activation(SparseDense(self.hidden, self.sparsity, name="up", **same)(x))
+        return SparseDense(x.shape[-1], self.sparsity, name="down", **same)(hidden)
 
 
 class SparseSelfAttention(nn.Module):
@@ -128,6 +133,7 @@ class SparseSelfAttention(nn.Module):
       block: As in ``SparseDense``.
       causal: Does a token see only itself and those before it?
       dtype: As in ``SparseDense``.
+      form: As in ``SparseDense``.
 
     Example:
       >>> layer = SparseSelfAttention(4, sparsity=0.75, block=(16, 16))
@@ -141,6 +147,7 @@ class SparseSelfAttention(nn.Module):
     block: tuple[int, int] = (64, 64)
     causal: bool = False
     dtype: Any = None
+    form: Form = "xla"
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -152,8 +159,9 @@ class SparseSelfAttention(nn.Module):
         Returns:
           Array like ``x``.
         """
-        same = {"sparsity": self.sparsity, "block": self.block, "dtype": self.dtype}
-        project = lambda name: SparseDense(x.shape[-1], name=name, **same)(x)
+        same = {"block": self.block, "dtype": self.dtype, "form": self.form}
+        width = x.shape[-1]
+        project = lambda name: SparseDense(width, self.sparsity, name=name, **same)(x)
         query, key, value = project("query"), project("key"), project("value")
         seen = attend(query, key, value, self.heads, causal=self.causal)
-        return SparseDense(x.shape[-1], name="out", **same)(seen)
+        return SparseDense(width, self.sparsity, name="out", **same)(seen)

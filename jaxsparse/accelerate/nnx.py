@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 from jaxsparse._tree import is_dense, path_string
+from jaxsparse.accelerate.block_sparse import Form
 from jaxsparse.accelerate.initial import block_sparse_kernel
 from jaxsparse.accelerate.packing import is_leaf
 from jaxsparse.accelerate.products import attend, matmul
@@ -35,6 +36,7 @@ class SparseDense(nnx.Module):
       dtype: In which products are computed; default: the wider of inputs' and weights'.
       param_dtype: Of the weights.
       kernel_init: Of the kernel; see ``accelerate.linen.SparseDense``.
+      form: Of the product: see ``block_sparse_matmul``.
       rngs: For the kernel: its stream ``params``.
 
     Example:
@@ -54,6 +56,7 @@ class SparseDense(nnx.Module):
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
         kernel_init: Callable[..., Any] = nnx.initializers.lecun_normal(),
+        form: Form = "xla",
         rngs: nnx.Rngs,
     ) -> None:
         """Make the parameters."""
@@ -69,6 +72,7 @@ class SparseDense(nnx.Module):
         self.topology = TopologyVariable(topology)
         self.bias = nnx.Param(jnp.zeros(outputs, param_dtype)) if use_bias else None
         self.dtype = dtype
+        self.form: Form = form
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """``x @ kernel + bias``.
@@ -82,7 +86,7 @@ class SparseDense(nnx.Module):
         kernel = self.kernel[...]
         if self.dtype is not None:
             x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        out = matmul(x, kernel, self.topology.get_value())
+        out = matmul(x, kernel, self.topology.get_value(), form=self.form)
         if self.bias is not None:
             bias = self.bias[...].astype(out.dtype)
             out += bias.reshape((1,) * (out.ndim - 1) + (-1,))

@@ -9,12 +9,16 @@ from jaxtyping import Array, Float
 
 from jaxsparse._dtypes import wide_dtype
 from jaxsparse._tree import is_dense
-from jaxsparse.accelerate.block_sparse import block_sparse_matmul
+from jaxsparse.accelerate.block_sparse import Form, block_sparse_matmul
 from jaxsparse.accelerate.topology import Topology, gathered, spread
 
 
 def matmul(
-    x: Float[Array, "..."], kernel: Array, topology: Any = optax.MaskedNode()
+    x: Float[Array, "..."],
+    kernel: Array,
+    topology: Any = optax.MaskedNode(),
+    *,
+    form: Form = "xla",
 ) -> Float[Array, "..."]:
     """``x @ w``, whatever form the weight has.
 
@@ -32,6 +36,7 @@ def matmul(
       x: ``(*batch, inputs)``.
       kernel: ``(inputs, outputs)``, or its packed values.
       topology: Of a packed kernel.
+      form: Of a block-sparse product: see ``block_sparse_matmul``.
 
     Returns:
       Array ``(*batch, outputs)``.
@@ -52,7 +57,7 @@ def matmul(
     if is_dense(topology):
         return _dense(x, kernel)
     if topology.balanced and topology.block != (1, 1):
-        return block_sparse_matmul(x, kernel, topology.indices)
+        return block_sparse_matmul(x, kernel, topology.indices, form=form)
     return _transient(x, kernel, topology)
 
 
