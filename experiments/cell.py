@@ -20,6 +20,7 @@ from .loop import Learner, Program, StepMetrics, build_program, spent
 from .measures import measures_of
 from .nonfinite import check_finite
 from .snapshots import Snapshots
+from .stopping import Stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +30,6 @@ class Cell:
     name: str
     method: str
     sparsity: float
-
-
-class Stopped(Exception):
-    """The run was asked to stop; everything up to here is in the checkpoint."""
 
 
 def chunk_length(steps: int, most: int) -> int:
@@ -124,7 +121,7 @@ def run_cell(
     dataset: Dataset,
     folder: pathlib.Path,
     progress: Callable[[int, dict[str, Any]], None],
-    stopping: Callable[[], bool],
+    stopping: Callable[[], int],
     outside: evaluate.Outside,
 ) -> records.Result:
     """Train one cell to its end, or from its last checkpoint to its end.
@@ -135,7 +132,8 @@ def run_cell(
       dataset: The data.
       folder: Folder of the cell.
       progress: Called with the step reached and the latest metrics.
-      stopping: Asked between compiled calls: is the run to stop?
+      stopping: Asked between compiled calls: is the run to stop? 0, or the number of the signal
+        that says so.
       outside: Images of no class, which the trained networks are asked to recognize as such.
 
     Returns:
@@ -155,7 +153,8 @@ def run_cell(
     order = Order(config.seeds, examples, config.batch_size)
     chunk = chunk_length(steps, config.chunk_steps)
     every = config.evaluate_every * per_epoch
-    with Checkpoints(folder / "checkpoints", _about(config, cell)) as checkpoints:
+    about, metrics = _about(config, cell), folder / "metrics.jsonl"
+    with Checkpoints(folder / "checkpoints", about, log=metrics) as checkpoints:
         saved = checkpoints.restore(program.abstract)
         if saved is None:
             step, learner = 0, program.init(jnp.arange(config.seeds, dtype=jnp.uint32))
@@ -174,7 +173,7 @@ def run_cell(
             row = log.add(ahead, ahead / per_epoch, metrics, learner, evaluating, began)
             step, began = ahead, time.monotonic()
             progress(step, row)
-            stop = stopping() and step < steps
+            stop = stopping() if step < steps else 0
             most, flags = config.max_nonfinite, np.asarray(metrics.nonfinite)
             sound = most is None or not np.any(flags)
             if not sound:  # what to go back to is a checkpoint from before the trouble
@@ -188,7 +187,7 @@ def run_cell(
                 newest, wrote = step, time.monotonic()
             if stop:
                 checkpoints.wait()
-                raise Stopped
+                raise Stopped(stop)
     evaluation, confidence = evaluate.evaluate_confidence(program.scores, learner, dataset, outside)
     arrays.write_confidence(folder, confidence)
     result = log.result(cell, config, learner, steps)

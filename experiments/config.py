@@ -109,9 +109,22 @@ class Config:
     resume: bool = False
     """Go on with the newest run of the same preset (or with --out) where it stopped."""
 
+    job_index: int | None = None
+    """Train only the cells JOB_INDEX, JOB_INDEX + JOB_COUNT, ... (from 0): one job of an array,
+    such as $SLURM_ARRAY_TASK_ID. The first to come begins the run (--out, or runs/PRESET)."""
+    job_count: int | None = None
+    """Jobs that share the cells; default: a job for each cell."""
+    list_jobs: bool = False
+    """Print the cells with their index and how far they are, and train nothing."""
+    per_device: bool = False
+    """Train one cell on each device at a time, where there are several."""
+
 
 # What may differ when a run goes on: nothing that its numbers depend on.
-FREE = ("data_dir", "out", "resume", "checkpoint_seconds", "max_nonfinite")
+FREE = (
+    *("data_dir", "out", "resume", "checkpoint_seconds", "max_nonfinite"),
+    *("job_index", "job_count", "list_jobs", "per_device"),
+)
 
 _DIGITS = Config(
     model=Model(widths=(256, 128)),
