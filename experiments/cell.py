@@ -123,6 +123,7 @@ def run_cell(
     progress: Callable[[int, dict[str, Any]], None],
     stopping: Callable[[], int],
     outside: evaluate.Outside,
+    start: Any = None,
 ) -> records.Result:
     """Train one cell to its end, or from its last checkpoint to its end.
 
@@ -135,6 +136,7 @@ def run_cell(
       stopping: Asked between compiled calls: is the run to stop? 0, or the number of the signal
         that says so.
       outside: Images of no class, which the trained networks are asked to recognize as such.
+      start: A ``conversion.Network`` to start from; ``None``: one that is just initialized.
 
     Returns:
       The final numbers, which are also in ``folder``.
@@ -153,11 +155,12 @@ def run_cell(
     order = Order(config.seeds, examples, config.batch_size)
     chunk = chunk_length(steps, config.chunk_steps)
     every = config.evaluate_every * per_epoch
-    about, metrics = _about(config, cell), folder / "metrics.jsonl"
+    about, metrics = about_of(config, cell), folder / "metrics.jsonl"
     with Checkpoints(folder / "checkpoints", about, log=metrics) as checkpoints:
         saved = checkpoints.restore(program.abstract)
         if saved is None:
-            step, learner = 0, program.init(jnp.arange(config.seeds, dtype=jnp.uint32))
+            seeds = jnp.arange(config.seeds, dtype=jnp.uint32)
+            step, learner = 0, program.go_on(seeds, *start) if start else program.init(seeds)
         else:
             step, learner = saved
         records.truncate_metrics(folder, step)
@@ -196,8 +199,16 @@ def run_cell(
     return result
 
 
-def _about(config: Config, cell: Cell) -> dict[str, Any]:
-    """What decides the numbers of a cell."""
+def about_of(config: Config, cell: Cell) -> dict[str, Any]:
+    """What decides the numbers of a cell.
+
+    Args:
+      config: The run.
+      cell: Which of its cells.
+
+    Returns:
+      All settings but those of ``FREE`` and of other cells, as JSON has them.
+    """
     settings = records.plain(config)
     others = (*FREE, "methods", "sparsities")
     return {

@@ -114,7 +114,7 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state))
         except Exception as error:  # whatever Orbax and TensorStore make of a disk's refusal
             raise self._cannot(step, error) from error
-        size = self._log.stat().st_size if self._log else 0
+        size = self._log.stat().st_size if self._log and self._log.is_file() else 0
         log = {"size": size, "digest": self._digest_of_log(size)}
         self._writing = self._thread.submit(self._finish, step, log)
 
@@ -168,7 +168,7 @@ class Checkpoints:
                 self._put_aside(place)
         if whole is None:
             return None
-        if newest not in (whole, *wrong):
+        if isinstance(newest, int) and newest > whole and newest not in wrong:
             gone = self._folder / str(newest)
             warnings.warn(f"checkpoint {gone} is gone; going on from {going_on}", stacklevel=2)
         if newest != whole and not self._read_only:

@@ -102,6 +102,9 @@ class Config:
     max_nonfinite: int | None = None
     """Steps with a loss or gradient that is not finite, of all seeds, after which a cell stops the
     run (exit code 3), with a checkpoint from before them; default: never."""
+    start_from: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="RUN/cells/CELL")] = None
+    """A finished cell whose networks are trained on, seed by seed, by other methods or at other
+    sparsities: first masks keep the largest weights, all else begins anew."""
     data_dir: pathlib.Path | None = None
     """TFDS data directory; default: the variable JAXSPARSE_DATA_DIR, else the user's cache."""
     out: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FOLDER")] = None

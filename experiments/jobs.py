@@ -101,6 +101,7 @@ def do_all(
       FailedCellsError: if jobs failed; the traceback of an unexpected error is in ``failure.txt``
         in the cell's folder.
       Stopped: if a job was.
+      Exception: any, in one of several processes of a program.
       OSError: if one could not write; no other is begun.
     """
     failures: dict[str, Exception] = {}
@@ -146,10 +147,9 @@ def _attempt(
             told.unlink(missing_ok=True)
             job()
     except Exception as error:
-        ends = isinstance(error, Stopped) or (
-            isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
-        )
-        if ends:  # the others would end so, too
+        full = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+        if full or isinstance(error, Stopped) or jax.process_count() > 1:
+            # The others would end so, too; or the other processes are left alone.
             queue.clear()
             raise
         failures[name] = error

@@ -34,11 +34,12 @@ from rich.progress import (
 
 import jaxsparse
 
-from . import data, evaluate, jobs, records
-from .cell import Cell, run_cell
+from . import conversion, data, evaluate, jobs, records
+from .cell import Cell, program_of, run_cell
 from .checkpoints import differences
 from .config import FREE, PRESETS, Config, check, preset
 from .data import steps_per_epoch
+from .nonfinite import NotFiniteError
 from .report import write_report
 from .stopping import FailedCellsError, Signals, Stopped, exit_code, tell
 from .tables import summary_table
@@ -219,6 +220,10 @@ def train(config: Config, run: pathlib.Path, console: Console) -> list[records.R
     per_cell = config.epochs * steps_per_epoch(len(dataset.train_images), config.batch_size)
     if per_cell >= 2**31:
         raise ValueError(f"epochs is {config.epochs}: {per_cell} steps, where 2**31 are too many")
+    start = None
+    if config.start_from is not None:
+        abstract = program_of(config, cells[0], dataset).abstract
+        start = conversion.fitted(conversion.read_network(config.start_from, dataset), abstract)
     done = {cell.name: 0 for cell in cells}
     with Signals() as signals, progress_bars(console) as bars:
         whole = bars.add_task("all cells", total=len(cells) * per_cell, note="")
@@ -240,7 +245,7 @@ def train(config: Config, run: pathlib.Path, console: Console) -> list[records.R
 
                 stopping = lambda: signals.stopping
                 try:
-                    result = run_cell(config, cell, dataset, folder, show, stopping, outside)
+                    result = run_cell(config, cell, dataset, folder, show, stopping, outside, start)
                 finally:
                     bars.remove_task(bar)
                 mean = sum(result.test_accuracy) / len(result.test_accuracy)
@@ -289,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FailedCellsError as error:
         _finish(run, config, console)
         return tell(error)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, NotFiniteError) as error:
         return tell(error)
     except (Stopped, KeyboardInterrupt) as error:
         console.print(

@@ -139,6 +139,17 @@ def test_a_checkpoint_that_is_gone_is_missed(cell: pathlib.Path) -> None:
     assert outcome(cell)[1] == []  # once
 
 
+def test_killed_before_it_was_written_down_that_it_is_the_newest(cell: pathlib.Path) -> None:
+    """Nothing is gone then."""
+    for said in ({"newest": 2}, None):
+        records.write_json(cell / "checkpoints.json", said)
+        if said is None:
+            (cell / "checkpoints.json").unlink()
+        found, warned = outcome(cell)
+        assert (found.step, warned) == (3, [])
+        assert records.read_json(cell / "checkpoints.json") == {"newest": 3}
+
+
 def test_a_log_that_was_changed_is_no_longer_that_of_the_checkpoint(cell: pathlib.Path) -> None:
     """Sums over steps go on from its last line."""
     lines = (cell / "metrics.jsonl").read_text().splitlines()
