@@ -20,6 +20,7 @@ from .loop import Learner, Program, StepMetrics, build_program, spent
 from .measures import measures_of
 from .nonfinite import check_finite
 from .snapshots import Snapshots
+from .stopping import Stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +30,6 @@ class Cell:
     name: str
     method: str
     sparsity: float
-
-
-class Stopped(Exception):
-    """The run was asked to stop; everything up to here is in the checkpoint."""
 
 
 def chunk_length(steps: int, most: int) -> int:
@@ -124,8 +121,9 @@ def run_cell(
     dataset: Dataset,
     folder: pathlib.Path,
     progress: Callable[[int, dict[str, Any]], None],
-    stopping: Callable[[], bool],
+    stopping: Callable[[], int],
     outside: evaluate.Outside,
+    start: Any = None,
 ) -> records.Result:
     """Train one cell to its end, or from its last checkpoint to its end.
 
@@ -135,8 +133,10 @@ def run_cell(
       dataset: The data.
       folder: Folder of the cell.
       progress: Called with the step reached and the latest metrics.
-      stopping: Asked between compiled calls: is the run to stop?
+      stopping: Asked between compiled calls: is the run to stop? 0, or the number of the signal
+        that says so.
       outside: Images of no class, which the trained networks are asked to recognize as such.
+      start: A ``conversion.Network`` to start from; ``None``: one that is just initialized.
 
     Returns:
       The final numbers, which are also in ``folder``.
@@ -155,10 +155,12 @@ def run_cell(
     order = Order(config.seeds, examples, config.batch_size)
     chunk = chunk_length(steps, config.chunk_steps)
     every = config.evaluate_every * per_epoch
-    with Checkpoints(folder / "checkpoints", _about(config, cell)) as checkpoints:
+    about, metrics = about_of(config, cell), folder / "metrics.jsonl"
+    with Checkpoints(folder / "checkpoints", about, log=metrics) as checkpoints:
         saved = checkpoints.restore(program.abstract)
         if saved is None:
-            step, learner = 0, program.init(jnp.arange(config.seeds, dtype=jnp.uint32))
+            seeds = jnp.arange(config.seeds, dtype=jnp.uint32)
+            step, learner = 0, program.go_on(seeds, *start) if start else program.init(seeds)
         else:
             step, learner = saved
         records.truncate_metrics(folder, step)
@@ -174,7 +176,7 @@ def run_cell(
             row = log.add(ahead, ahead / per_epoch, metrics, learner, evaluating, began)
             step, began = ahead, time.monotonic()
             progress(step, row)
-            stop = stopping() and step < steps
+            stop = stopping() if step < steps else 0
             most, flags = config.max_nonfinite, np.asarray(metrics.nonfinite)
             sound = most is None or not np.any(flags)
             if not sound:  # what to go back to is a checkpoint from before the trouble
@@ -188,7 +190,7 @@ def run_cell(
                 newest, wrote = step, time.monotonic()
             if stop:
                 checkpoints.wait()
-                raise Stopped
+                raise Stopped(stop)
     evaluation, confidence = evaluate.evaluate_confidence(program.scores, learner, dataset, outside)
     arrays.write_confidence(folder, confidence)
     result = log.result(cell, config, learner, steps)
@@ -197,8 +199,16 @@ def run_cell(
     return result
 
 
-def _about(config: Config, cell: Cell) -> dict[str, Any]:
-    """What decides the numbers of a cell."""
+def about_of(config: Config, cell: Cell) -> dict[str, Any]:
+    """What decides the numbers of a cell.
+
+    Args:
+      config: The run.
+      cell: Which of its cells.
+
+    Returns:
+      All settings but those of ``FREE`` and of other cells, as JSON has them.
+    """
     settings = records.plain(config)
     others = (*FREE, "methods", "sparsities")
     return {

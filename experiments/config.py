@@ -102,6 +102,9 @@ class Config:
     max_nonfinite: int | None = None
     """Steps with a loss or gradient that is not finite, of all seeds, after which a cell stops the
     run (exit code 3), with a checkpoint from before them; default: never."""
+    start_from: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="RUN/cells/CELL")] = None
+    """A finished cell whose networks are trained on, seed by seed, by other methods or at other
+    sparsities: first masks keep the largest weights, all else begins anew."""
     data_dir: pathlib.Path | None = None
     """TFDS data directory; default: the variable JAXSPARSE_DATA_DIR, else the user's cache."""
     out: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -109,9 +112,22 @@ class Config:
     resume: bool = False
     """Go on with the newest run of the same preset (or with --out) where it stopped."""
 
+    job_index: int | None = None
+    """Train only the cells JOB_INDEX, JOB_INDEX + JOB_COUNT, ... (from 0): one job of an array,
+    such as $SLURM_ARRAY_TASK_ID. The first to come begins the run (--out, or runs/PRESET)."""
+    job_count: int | None = None
+    """Jobs that share the cells; default: a job for each cell."""
+    list_jobs: bool = False
+    """Print the cells with their index and how far they are, and train nothing."""
+    per_device: bool = False
+    """Train one cell on each device at a time, where there are several."""
+
 
 # What may differ when a run goes on: nothing that its numbers depend on.
-FREE = ("data_dir", "out", "resume", "checkpoint_seconds", "max_nonfinite")
+FREE = (
+    *("data_dir", "out", "resume", "checkpoint_seconds", "max_nonfinite"),
+    *("job_index", "job_count", "list_jobs", "per_device"),
+)
 
 _DIGITS = Config(
     model=Model(widths=(256, 128)),

@@ -69,6 +69,8 @@ class Program(NamedTuple):
       init: ``seeds -> Learner``.
       start: ``(seeds, params, batch_stats, masks) -> Learner``: from weights under masks that are
         given, all with a seed axis; for an algorithm that never moves them.
+      go_on: ``(seeds, params, batch_stats) -> Learner``: from a network with a seed axis, the first
+        masks by its weights (``jaxsparse.keep_largest``).
       run: ``(learner, indices [steps, seeds, batch]) -> (learner, StepMetrics)``.
       scores: ``learner, images -> logits [seeds, images, classes]``, in evaluation mode.
       evaluate: ``learner, images, labels -> (loss, accuracy)``, an entry a seed; default: the test
@@ -83,6 +85,7 @@ class Program(NamedTuple):
 
     init: Callable[[jax.Array], Learner]
     start: Callable[[jax.Array, Any, Any, Any], Learner]
+    go_on: Callable[[jax.Array, Any, Any], Learner]
     run: Callable[[Learner, Any], tuple[Learner, StepMetrics]]
     scores: Callable[[Learner, Any], jax.Array]
     evaluate: Callable[..., tuple[jax.Array, jax.Array]]
@@ -152,6 +155,12 @@ def build_program(
         opt_state = jaxsparse.sparsify(optimizer, fixed(masks), seed=seed).init(params)
         return Learner(seed, jaxsparse.apply_masks(params, masks), batch_stats, opt_state)
 
+    def go_on_one(seed: jax.Array, params: Any, batch_stats: Any) -> Learner:
+        seed, params, batch_stats = jax.tree.map(jnp.copy, (seed, params, batch_stats))
+        chosen = jaxsparse.keep_largest(algorithm)
+        opt_state = jaxsparse.sparsify(optimizer, chosen, seed=seed).init(params)
+        return Learner(seed, jaxsparse.initial_params(params, opt_state), batch_stats, opt_state)
+
     one = jax.eval_shape(init_one, jnp.uint32(0))
     axes = jaxsparse.vmap_axes(one)
     report = _forward_flops(model, one, sample)
@@ -220,6 +229,7 @@ def build_program(
     return Program(
         init=init,
         start=jax.jit(jax.vmap(start_one, out_axes=axes)),
+        go_on=jax.jit(jax.vmap(go_on_one, out_axes=axes)),
         run=jax.jit(run, donate_argnums=0),
         scores=scores,
         evaluate=evaluate,

@@ -19,9 +19,10 @@ from rich.console import Console
 
 from . import data, lottery_page, lottery_plot, records, rounds
 from .rounds import Task, Trainer
+from .stopping import Signals
 from .study import command, open_folder, read_cells, write_results
 from .tickets import Study, check, run_procedures, tasks_of
-from .train import Signals, progress_bars
+from .train import progress_bars
 
 _NAME = "lottery-tickets"
 
@@ -144,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: Without the program's name; default: those of the process.
 
     Returns:
-      Exit code: 0, 2 for a study that cannot run, 130 for one stopped on request.
+      Exit code: 0, 2 for a study that cannot run, 130 or 143 for one that was stopped.
     """
     return command("lottery_tickets", Arguments, __doc__, arguments, _train, write_page)
 

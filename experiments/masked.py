@@ -5,12 +5,11 @@ finished (`experiments.records` names the files), and a study that is started ag
 what is missing, to the same numbers.
 """
 
-import contextlib
 import dataclasses
-import fcntl
+import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -20,13 +19,14 @@ import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from . import build, data, records
+from . import build, data, jobs, records
 from .cell import Order, chunk_length
 from .config import Config, Model, Optimizer, check_counts
 from .loop import build_program, masks_given_later, spent
 from .measures import Measures, measures_of
+from .stopping import INTERRUPTED, FailedCellsError, tell
 from .study import read_cells, write_results
-from .train import INTERRUPTED, check_same, environment, progress_bars
+from .train import check_same, environment, progress_bars
 
 Show = Callable[[int, int], None]
 """``(steps done, all steps)`` of a cell."""
@@ -221,19 +221,6 @@ def read_result(folder: pathlib.Path) -> Result | None:
     return None if saved is None else Result(**saved)
 
 
-@contextlib.contextmanager
-def _alone(folder: pathlib.Path) -> Iterator[bool]:
-    """Is no other process at work in a folder? A process that dies gives its lock back."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
 def run_cells(
     run: pathlib.Path,
     cells: Sequence[str],
@@ -249,23 +236,26 @@ def run_cells(
       train: Name and progress to the numbers.
       commit: Written down with them.
       console: Where the progress goes.
+
+    Raises:
+      FailedCellsError: if cells failed; the others are finished.
     """
     with progress_bars(console) as bars:
         whole = bars.add_task("all cells", total=len(cells), note="")
-        for cell in cells:
+
+        def train_one(cell: str) -> None:
             folder = records.cell_folder(run, cell)
-            with _alone(folder) as alone:
-                if not alone or read_result(folder) is not None:
-                    bars.advance(whole)
-                    continue
+            if read_result(folder) is None:
                 bar = bars.add_task(cell, total=None, note="")
-                show = lambda n, of, bar=bar: bars.update(bar, completed=n, total=of)
+                show = lambda n, of: bars.update(bar, completed=n, total=of)
                 result = dataclasses.replace(train(cell, show), commit=commit)
                 records.write_json(folder / "result.json", dataclasses.asdict(result))
                 mean = 100 * float(np.mean(result.test_accuracy))
                 bars.remove_task(bar)
                 bars.console.print(f"{cell:32} {mean:6.2f} %  ({result.seconds:.0f} s)")
             bars.advance(whole)
+
+        jobs.do_all(run, {cell: functools.partial(train_one, cell) for cell in cells})
 
 
 def main(
@@ -306,9 +296,8 @@ def main(
             console.print("stopped; the same command goes on")
             code = INTERRUPTED
         numbers = numbers_of(run)
-    except (ValueError, FileNotFoundError) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
+    except (ValueError, OSError, FailedCellsError) as error:
+        return tell(error)
     page = markdown(numbers)
     write_results(given.results, name, numbers, page, figure(numbers))
     console.print(page, markup=False, highlight=False, soft_wrap=True)

@@ -6,6 +6,8 @@ RUN/cells/CELL/inputs.npz        connections of each input over training, first 
 RUN/cells/CELL/masks.npz         what each layer's mask looks like over training, first seed
 RUN/cells/CELL/confidence.npz    histograms of the finished networks' confidence
 RUN/cells/CELL/result.json       the final numbers; there once the cell is finished
+RUN/cells/CELL/failure.txt       the traceback of an unexpected error that ended it last
+RUN/cells/CELL/lock              locked while a process is at work on the cell
 RUN/cells/CELL/checkpoints/      Orbax; checkpoints.json beside it names the newest
 RUN/cells/CELL/damaged/          checkpoints that were not whole when a run went on
 RUN/report.html
@@ -17,11 +19,15 @@ import io
 import json
 import os
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +151,14 @@ def read_json(path: pathlib.Path) -> Any:
 
     Returns:
       Its content, or None where there is no such file.
+
+    Raises:
+      ValueError: if it is no JSON.
     """
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not as it was written: {error}") from None
 
 
 def cell_folder(run: pathlib.Path, cell: str) -> pathlib.Path:
@@ -226,9 +238,22 @@ def read_leaves(path: pathlib.Path, like: Any) -> Any:
 
     Returns:
       The pytree, of host arrays.
+
+    Raises:
+      ValueError: if the file is damaged, or of another pytree.
     """
-    with np.load(path, allow_pickle=False) as saved:
-        return jax.tree.unflatten(jax.tree.structure(like), [saved[name] for name in saved.files])
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            arrays = [saved[name] for name in saved.files]
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, *_DAMAGED) as error:
+        raise ValueError(
+            f"{path} is not as it was written ({error}); delete {path.parent} to train it anew"
+        ) from None
+    expected, structure = jax.tree.flatten(like)
+    about = lambda leaves: [(tuple(leaf.shape), leaf.dtype) for leaf in leaves]
+    if about(arrays) != about(expected):
+        raise ValueError(f"{path} holds other arrays; delete {path.parent} to train it anew")
+    return structure.unflatten(arrays)
 
 
 def write_result(folder: pathlib.Path, result: Result) -> None:
@@ -249,14 +274,20 @@ def read_result(folder: pathlib.Path) -> Result | None:
 
     Returns:
       The numbers, or None while the cell is not finished.
+
+    Raises:
+      ValueError: if the file is damaged.
     """
     saved: Mapping[str, Any] | None = read_json(folder / "result.json")
     if saved is None:
         return None
-    layers = [Layer(**layer) for layer in saved["layers"]]
-    evaluation = saved.get("evaluation")
-    evaluation = Evaluation(**evaluation) if evaluation else None
-    return Result(**{**saved, "layers": layers, "evaluation": evaluation})
+    try:
+        layers = [Layer(**layer) for layer in saved["layers"]]
+        evaluation = saved.get("evaluation")
+        evaluation = Evaluation(**evaluation) if evaluation else None
+        return Result(**{**saved, "layers": layers, "evaluation": evaluation})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'result.json'} is not as it was written: {error!r}") from None
 
 
 def read_results(run: pathlib.Path) -> list[Result]:

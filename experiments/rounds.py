@@ -23,11 +23,12 @@ import optax
 import jaxsparse
 
 from . import models, records
-from .cell import Order, Stopped
+from .cell import Order
 from .checkpoints import Checkpoints
 from .config import check_counts
 from .data import Dataset, hold_out, steps_per_epoch
 from .loop import Learner, build_program, masks_given_later, spent
+from .stopping import Stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +177,7 @@ class Trainer:
         masks: Any,
         folder: pathlib.Path,
         progress: Callable[[int, dict[str, Any]], None],
-        stopping: Callable[[], bool],
+        stopping: Callable[[], int],
         steps: int | None = None,
     ) -> tuple[Result, Any]:
         """Train to the end, from where it stopped; what is finished is read.
@@ -189,7 +190,8 @@ class Trainer:
           masks: The masks, likewise.
           folder: Folder of the cell.
           progress: Called with the step reached and the latest metrics.
-          stopping: Asked between compiled calls: is the run to stop?
+          stopping: Asked between compiled calls: is the run to stop? 0, or the number of the signal
+            that says so.
           steps: Iterations; default: those of the configuration.
 
         Returns:
@@ -217,7 +219,7 @@ class Trainer:
         masks: Any,
         folder: pathlib.Path,
         progress: Callable[[int, dict[str, Any]], None],
-        stopping: Callable[[], bool],
+        stopping: Callable[[], int],
         steps: int,
         first: int,
     ) -> tuple[Learner, Any, list[dict[str, Any]]]:
@@ -225,7 +227,9 @@ class Trainer:
         program, every = self._program, self._training.evaluate_every
         about = {"jaxsparse": jaxsparse.__version__, **records.plain(self._training)}
         about.pop("checkpoint_seconds")
-        with Checkpoints(folder / "checkpoints", about) as checkpoints:
+        with Checkpoints(
+            folder / "checkpoints", about, log=folder / "metrics.jsonl"
+        ) as checkpoints:
             shapes = {"learner": program.abstract, "best": program.abstract.params}
             step, saved = checkpoints.restore(shapes) or (0, None)
             if saved is not None:
@@ -255,14 +259,14 @@ class Trainer:
                 best = self._choose(better, learner.params, best)
                 rows.append(row)
                 progress(step, row)
-                stop = stopping() and step < steps
+                stop = stopping() if step < steps else 0
                 if stop or time.monotonic() - kept > self._training.checkpoint_seconds:
                     records.append_metrics(folder, rows[written:])
                     checkpoints.save(step, {"learner": learner, "best": best})
                     written, kept = len(rows), time.monotonic()
                 if stop:
                     checkpoints.wait()
-                    raise Stopped
+                    raise Stopped(stop)
             records.append_metrics(folder, rows[written:])
         return learner, best, rows
 

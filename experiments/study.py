@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from . import records
-from .cell import Stopped
 from .config import Config
 from .report import write_report
-from .train import INTERRUPTED, check_same, environment, open_run, progress_bars, train
+from .stopping import FailedCellsError, Stopped, exit_code, tell
+from .train import check_same, environment, open_run, progress_bars, train
 
 Result = TypeVar("Result")
 
@@ -110,19 +110,18 @@ def command(
       write_page: From a run's folder and that of the results to the page.
 
     Returns:
-      Exit code: 0, 2 for a study that cannot run, 130 for one stopped on request.
+      Exit code: 0, 2 for a study that cannot run, 130 or 143 for one that was stopped.
     """
     console, prog = Console(), f"python -m experiments.{name}"
     flags = tyro.cli(arguments, prog=prog, description=about, args=given)
     try:
         page = write_page(flags.run or train(flags, console), flags.results)
-    except (ValueError, FileNotFoundError) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    except (Stopped, KeyboardInterrupt):
+    except (ValueError, OSError) as error:
+        return tell(error)
+    except (Stopped, KeyboardInterrupt) as error:
         console.print(f"stopped; go on with: {prog} --resume")
         console.print("(same flags; --run FOLDER writes the page of what is there)")
-        return INTERRUPTED
+        return exit_code(error)
     console.print(page, markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -204,7 +203,8 @@ def main(
       after: What is measured once all is trained, and added to ``run.json``.
 
     Returns:
-      Exit code: 0, 2 where something cannot be run or read, 130 for a run stopped on request.
+      Exit code: 0, or one of `experiments.stopping`: 2 where something cannot be run or read, 130
+      or 143 for a run stopped by Ctrl-C or SIGTERM.
     """
     console = Console()
     run = arguments.run
@@ -224,12 +224,11 @@ def main(
                 f"{run} has {len(results)} of {len(about['cells'])} cells; go on with --resume, "
                 "or add --partial"
             )
-    except Stopped:
+    except (Stopped, KeyboardInterrupt) as error:
         console.print("stopped; go on with --resume")
-        return INTERRUPTED
-    except (ValueError, FileNotFoundError) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
-        return 2
+        return exit_code(error)
+    except (ValueError, OSError, FailedCellsError) as error:
+        return tell(error)
     numbers = {"run": about, "results": [dataclasses.asdict(result) for result in results]}
     page = markdown(results, about)
     write_results(arguments.results, name, numbers, page, None)

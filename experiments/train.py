@@ -2,13 +2,17 @@
 
 Every method at every sparsity, all seeds of a cell in one compiled program; then a table and an
 HTML report. A stopped run goes on with ``--resume``, to the same numbers.
+
+Exit codes: 0 finished; 1 cells failed, the others are finished; 2 cannot run as asked; 3 more steps
+that are not finite than --max-nonfinite; 74 cannot write; 130 stopped by Ctrl-C, 143 by SIGTERM,
+both after a checkpoint.
 """
 
 import datetime
+import functools
 import os
 import pathlib
 import platform
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,21 +34,15 @@ from rich.progress import (
 
 import jaxsparse
 
-from . import data, evaluate, records
-from .cell import Cell, Stopped, run_cell
+from . import conversion, data, evaluate, jobs, records
+from .cell import Cell, program_of, run_cell
 from .checkpoints import differences
 from .config import FREE, PRESETS, Config, check, preset
 from .data import steps_per_epoch
 from .nonfinite import NotFiniteError
 from .report import write_report
+from .stopping import FailedCellsError, Signals, Stopped, exit_code, tell
 from .tables import summary_table
-
-INTERRUPTED = 130
-"""Exit code of a run that was stopped, by Ctrl-C or SIGTERM, and can be resumed."""
-CANNOT_SAVE = 74
-"""Exit code of a run that could not write (a full disk) and can be resumed (EX_IOERR)."""
-NOT_FINITE = 3
-"""Exit code of a run that had more steps with numbers that are not finite than it may."""
 
 _DEFAULT = "digits-mlp"
 
@@ -96,7 +94,7 @@ def environment() -> dict[str, Any]:
 
 
 def open_run(name: str, config: Config, root: pathlib.Path) -> pathlib.Path:
-    """The folder of the run: a new one, or with ``resume`` the one to go on with.
+    """The folder of the run: a new one, or with ``resume`` the one to go on with; of a job, either.
 
     Args:
       name: Name of the preset.
@@ -110,18 +108,45 @@ def open_run(name: str, config: Config, root: pathlib.Path) -> pathlib.Path:
       ValueError: if there is nothing to resume, the run has another configuration, or the folder
         of a new run is not empty.
     """
+    if config.job_index is not None:
+        with jobs.alone(run_folder(name, config, root), wait=True):
+            return _begin_or_join(name, config, root)
+    run = run_folder(name, config, root)
+    there = (run / "run.json").exists()
+    if config.resume and not there:
+        raise ValueError(f"{run} holds no run to resume; leave out --resume to start one")
+    if there and not config.resume:
+        raise ValueError(f"{run} holds a run; add --resume to go on with it, or name another --out")
+    return _begin_or_join(name, config, root)
+
+
+def run_folder(name: str, config: Config, root: pathlib.Path) -> pathlib.Path:
+    """``out``; or a folder named by the preset: a free one, with ``resume`` the newest taken one.
+
+    Jobs share the first, taken or not.
+
+    Args:
+      name: Name of the preset.
+      config: The run.
+      root: Where runs lie.
+
+    Returns:
+      The folder; it need not be there.
+    """
+    first = root / name
     taken = sorted(root.glob(f"{name}-[0-9]*"), key=lambda p: int(p.name.rpartition("-")[2]))
-    taken = [path for path in [root / name, *taken] if (path / "run.json").exists()]
-    if config.resume:
-        run = config.out or (taken[-1] if taken else root / name)
-        about = records.read_json(run / "run.json")
-        if about is None:
-            raise ValueError(f"{run} holds no run to resume; leave out --resume to start one")
+    taken = [path for path in [first, *taken] if (path / "run.json").exists()]
+    if config.out or not taken or config.job_index is not None:
+        return config.out or first
+    return taken[-1] if config.resume or config.list_jobs else root / f"{name}-{len(taken) + 1}"
+
+
+def _begin_or_join(name: str, config: Config, root: pathlib.Path) -> pathlib.Path:
+    run = run_folder(name, config, root)
+    about = records.read_json(run / "run.json")
+    if about is not None:
         check_same(run, about, records.plain(config))
         return run
-    run = config.out or root / (name if not taken else f"{name}-{len(taken) + 1}")
-    if (run / "run.json").exists():
-        raise ValueError(f"{run} holds a run; add --resume to go on with it, or name another --out")
     cells = [cell.name for cell in cells_of(config)]
     about = {
         "preset": name,
@@ -153,32 +178,6 @@ def check_same(run: pathlib.Path, about: dict[str, Any], config: dict[str, Any])
         raise ValueError("\n".join([f"{said}leave out --resume to start another run:", *different]))
 
 
-class Signals:
-    """Ctrl-C and SIGTERM end the run at the next checkpoint; a second Ctrl-C ends it at once."""
-
-    def __init__(self) -> None:
-        """Not asked to stop yet."""
-        self.stopping = False
-        self._before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-
-    def __enter__(self) -> "Signals":
-        """Listen."""
-        for number in self._before:
-            signal.signal(number, self._stop)
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        """Leave signals to those who listened before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _stop(self, number: int, frame: Any) -> None:
-        del number, frame
-        if self.stopping:
-            raise KeyboardInterrupt
-        self.stopping = True
-
-
 def progress_bars(console: Console) -> Progress:
     """Bars of trainings: steps, a note, the time so far and the time left.
 
@@ -201,7 +200,7 @@ def progress_bars(console: Console) -> Progress:
 
 
 def train(config: Config, run: pathlib.Path, console: Console) -> list[records.Result]:
-    """Train every cell of a run that is not finished yet.
+    """Train every cell of a run that is not finished yet, nor in work elsewhere.
 
     Args:
       config: The run.
@@ -209,42 +208,55 @@ def train(config: Config, run: pathlib.Path, console: Console) -> list[records.R
       console: Where the progress goes.
 
     Returns:
-      The results of all cells.
+      The results of all finished cells.
 
     Raises:
+      FailedCellsError: if cells failed; the others went on.
       Stopped: on Ctrl-C or SIGTERM, after a checkpoint.
     """
+    cells = jobs.share(cells_of(config), config.job_index, config.job_count)
     dataset = data.load(config.data, config.data_dir)
     outside = evaluate.images_outside(dataset, config.data_dir)
     per_cell = config.epochs * steps_per_epoch(len(dataset.train_images), config.batch_size)
     if per_cell >= 2**31:
         raise ValueError(f"epochs is {config.epochs}: {per_cell} steps, where 2**31 are too many")
-    cells = cells_of(config)
-    results = []
+    start = None
+    if config.start_from is not None:
+        abstract = program_of(config, cells[0], dataset).abstract
+        start = conversion.fitted(conversion.read_network(config.start_from, dataset), abstract)
+    done = {cell.name: 0 for cell in cells}
     with Signals() as signals, progress_bars(console) as bars:
         whole = bars.add_task("all cells", total=len(cells) * per_cell, note="")
-        for number, cell in enumerate(cells):
+
+        def reached(cell: Cell, step: int) -> None:
+            done[cell.name] = step
+            bars.update(whole, completed=sum(done.values()))
+
+        def train_one(cell: Cell) -> None:
             folder = records.cell_folder(run, cell.name)
-            result = records.read_result(folder)
-            if result is None:
+            if records.read_result(folder) is None:
                 bar = bars.add_task(cell.name, total=per_cell, note="compiling")
 
-                def show(step: int, row: dict[str, Any], bar: Any = bar, n: int = number) -> None:
+                def show(step: int, row: dict[str, Any]) -> None:
                     rate = step / max(row["seconds"], 1e-9)
                     note = f"loss {row['train_loss'][0]:.3f}  {rate:.0f} steps/s"
                     bars.update(bar, completed=step, note=note)
-                    bars.update(whole, completed=n * per_cell + step)
+                    reached(cell, step)
 
                 stopping = lambda: signals.stopping
-                result = run_cell(config, cell, dataset, folder, show, stopping, outside)
-                bars.remove_task(bar)
+                try:
+                    result = run_cell(config, cell, dataset, folder, show, stopping, outside, start)
+                finally:
+                    bars.remove_task(bar)
                 mean = sum(result.test_accuracy) / len(result.test_accuracy)
                 bars.console.print(
                     f"{cell.name:24} test accuracy {100 * mean:.2f} %  ({result.seconds:.0f} s)"
                 )
-            bars.update(whole, completed=(number + 1) * per_cell)
-            results.append(result)
-    return results
+            reached(cell, per_cell)
+
+        todo = {cell.name: functools.partial(train_one, cell) for cell in cells}
+        jobs.do_all(run, todo, jax.local_devices() if config.per_device else [None])
+    return records.read_results(run)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -254,9 +266,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: Without the program's name; default: those of the process.
 
     Returns:
-      Exit code: 0; 2 for a configuration that cannot run; 3 for more steps with numbers that are
-      not finite than ``--max-nonfinite``; 74 where a file cannot be written, 130 for a run stopped
-      on request: these three can be resumed.
+      Exit code, one of `experiments.stopping`: 0; 1 where cells failed; 2 for what cannot run; 3
+      for more steps with numbers that are not finite than ``--max-nonfinite``; 74 where a file
+      cannot be written; 130 and 143 for a run that Ctrl-C or SIGTERM stopped. All but 2 can be gone
+      on with, by ``--resume``.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     console = Console()
@@ -272,23 +285,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args=given,
         )
         check(config)
+        if config.list_jobs:
+            _list_jobs(name, config, console)
+            return 0
         run = open_run(name, config, pathlib.Path("runs"))
         console.print(f"{name}: {len(cells_of(config))} cells x {config.seeds} seeds, into {run}")
-        results = train(config, run, console)
-    except (ValueError, FileNotFoundError, NotFiniteError) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return NOT_FINITE if isinstance(error, NotFiniteError) else 2
-    except OSError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return CANNOT_SAVE
-    except (Stopped, KeyboardInterrupt):
+        train(config, run, console)
+    except FailedCellsError as error:
+        _finish(run, config, console)
+        return tell(error)
+    except (ValueError, OSError, NotFiniteError) as error:
+        return tell(error)
+    except (Stopped, KeyboardInterrupt) as error:
         console.print(
             f"stopped; go on with: python -m experiments.train {name} --resume (same flags)"
         )
-        return INTERRUPTED
-    console.print(summary_table(results))
-    console.print(f"report: {write_report(run)}")
+        return exit_code(error)
+    _finish(run, config, console)
     return 0
+
+
+def _finish(run: pathlib.Path, config: Config, console: Console) -> None:
+    """The table of what is finished; the report, unless it is left to a later job."""
+    results, cells = records.read_results(run), cells_of(config)
+    if results:
+        console.print(summary_table(results))
+    if len(results) == len(cells) or (results and config.job_index is None):
+        console.print(f"report: {write_report(run)}")
+    if len(results) < len(cells):
+        console.print(f"{len(results)} of {len(cells)} cells are finished; others: --list-jobs")
+
+
+def _list_jobs(name: str, config: Config, console: Console) -> None:
+    """A line a job, without training."""
+    run = run_folder(name, config, pathlib.Path("runs"))
+    for index, cell in enumerate(cells_of(config)):
+        console.print(f"{index:4} {cell.name:32} {jobs.state_of(run, cell.name)}", markup=False)
 
 
 if __name__ == "__main__":

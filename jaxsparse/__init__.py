@@ -72,6 +72,7 @@ from jaxsparse.base import (
     never,
 )
 from jaxsparse.combine import partition
+from jaxsparse.continuing import keep_largest
 from jaxsparse.distributions import (
     by_path,
     equal_per_filter,
@@ -179,6 +180,7 @@ __all__ = [
     "iterative_magnitude",
     "iterative_pruning",
     "keep_all",
+    "keep_largest",
     "l0",
     "lookahead",
     "magnitude",

@@ -227,6 +227,8 @@ class MaskAlgorithm(NamedTuple):
       reads: ``(masks, params, memory, step) -> masks``: of which weights a step reads gradients,
         where ``dense_gradients`` does not say it for all leaves alike (``gradients_read``).
       learned: Do the counts follow from what is trained, and not from a budget?
+      choose: ``(key, params, score) -> masks``: the first masks as ``init`` makes them, by a score
+        where that goes by chance; ``None``: nothing is left to chance. See ``keep_largest``.
     """
 
     init: Callable[[chex.PRNGKey, Params], Masks]
@@ -242,6 +244,7 @@ class MaskAlgorithm(NamedTuple):
     trains: Callable[[Masks, Params, Memory], Masks] | None = None
     reads: Callable[[Masks, Params, Memory, Any], Masks] | None = None
     learned: bool = False
+    choose: Callable[..., Masks] | None = None
 
 
 def gradients_read(

@@ -85,11 +85,15 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
     def each(params: Params, *trees: Any) -> list[tuple[int, MaskAlgorithm, list[Any]]]:
         return [(i, part, only(i, params, (params, *trees))) for i, part in enumerate(parts)]
 
-    def init(key: chex.PRNGKey, params: Params) -> Masks:
+    def choose(key: chex.PRNGKey, params: Params, score: Any) -> Masks:
         masks = []
         for _, part, (own,) in each(params):
-            empty = not jax.tree.leaves(own)
-            masks.append(own if empty else part.init(key, own))
+            if not jax.tree.leaves(own):
+                masks.append(own)
+            elif score is None or part.choose is None:
+                masks.append(part.init(key, own))
+            else:
+                masks.append(part.choose(key, own, score))
         pruning = sum(bool(jax.tree.leaves(own)) for own in masks)
         if pruning > 1 and dense_weights:
             raise ValueError(
@@ -183,7 +187,8 @@ def partition(algorithms: Mapping[str, MaskAlgorithm], default: MaskAlgorithm) -
     pausing = [part.pauses for part in parts if part.pauses is not never]
     moving = [part.due for part in parts if part.due is not None]
     return MaskAlgorithm(
-        init=init,
+        init=lambda key, params: choose(key, params, None),
+        choose=choose,
         update=update,
         due=any_of(*moving) if moving else None,
         pauses=any_of(*pausing) if pausing else never,

@@ -198,13 +198,13 @@ def drop_grow(
         """One number a leaf: in a vector, where they are ranked in one search; or their sum."""
         return budget if structure.group_axes is not None else total(_vector(budget))
 
-    def init(key: chex.PRNGKey, params: Params) -> Masks:
+    def choose(key: chex.PRNGKey, params: Params, score: Score) -> Masks:
         leaves, number, tree = leaf_plan(params)
         arrays = tree.flatten_up_to(params)
         rows = [(_leaf_key(key, leaf), arrays[leaf.index], None, None, None) for leaf in leaves]
         budget = amounts(targets(leaves, sparsity, final, _BEFORE))
         layout, shapes = layout_for([row[1] for row in rows])
-        ranked = rank(scores.random, rows, layout)
+        ranked = rank(score, rows, layout)
         chosen, _ = select(ranked, budget, [None] * len(ranked[2]), structure.group_axes)
         chosen = layout.unpack(chosen, shapes)
         masks: list[Any] = [optax.MaskedNode()] * number
@@ -360,7 +360,8 @@ def drop_grow(
 
     plain = grown_values is None and grown_slots == "initial"
     return MaskAlgorithm(
-        init=init,
+        init=lambda key, params: choose(key, params, scores.random),
+        choose=choose,
         update=move,
         due=update,
         pauses=pauses,

@@ -18,13 +18,14 @@ from jaxsparse.pruning import keep_all
 
 from .. import data, models, records
 from ..build import build_optimizer
-from ..cell import Order, Stopped, Stretches
+from ..cell import Order, Stretches
 from ..config import Config, Optimizer, check_counts
 from ..data import steps_per_epoch
 from ..loop import build_program, masks_given_later
 from ..measures import Measures, measures_of
+from ..stopping import Signals, Stopped
 from ..study import read_cells
-from ..train import Signals, progress_bars
+from ..train import progress_bars
 
 _RANDOM_STREAM = 0x5A1E
 _EVALUATION_BATCH = 125
@@ -355,7 +356,7 @@ def run_study(study: Study, trainer: Trainer, run: pathlib.Path, console: Consol
                 def show(done: int, bar: Any = bar) -> None:
                     bars.update(bar, completed=done, note="steps")
                     if signals.stopping:
-                        raise Stopped
+                        raise Stopped(signals.stopping)
 
                 result = trainer.run(cell, show)
                 records.write_json(_path(run, cell.name), dataclasses.asdict(result))

@@ -137,7 +137,9 @@ def soft_deep_r(
         return given, SoftRewiring(positive, origin)
 
     first = drop_grow(sparsity=sparsity, distribution=distribution, where=where)
-    return learned(rule, start=start, backward=backward, where=where)._replace(init=first.init)
+    return learned(rule, start=start, backward=backward, where=where)._replace(
+        init=first.init, choose=first.choose
+    )
 
 
 def _theta(weight: Array, positive: Array, origin: Array) -> Array:

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ import orbax.checkpoint as ocp
 import jaxsparse
 from jaxsparse.base import remember_nothing
 from tests.contract.methods import (
+    STEPS,
     build,
+    due_steps,
     gradients,
     plain,
     planned,
@@ -38,7 +41,9 @@ def test_no_host_callback_and_no_effect(name: str) -> None:
     assert "callback" not in str(jax.make_jaxpr(tx.init)(result.params[0]))
 
 
-def test_vmap_over_seeds_is_the_loop_and_still_updates_only_when_due(name: str) -> None:
+def test_vmap_over_seeds_is_the_loop_and_still_updates_only_when_due(
+    name: str, tmp_path: pathlib.Path
+) -> None:
     method, params = build(name), random_tree(0)
     step = plain(name)
     init = lambda seed: step.init(params, seed)
@@ -54,9 +59,15 @@ def test_vmap_over_seeds_is_the_loop_and_still_updates_only_when_due(name: str) 
         assert len(loops) == (method.due is not None)
     singles = [(params, init(seed)) for seed in range(3)]
     for grads in gradients()[:12]:
+        if int(states.sparse_step) == 5:
+            resumed = through_orbax(tmp_path, (weights, states))
         weights, states = many(weights, states, grads)
         singles = [step.compiled(*single, grads) for single in singles]
     assert states.sparse_step.shape == ()
+    # All seeds in one checkpoint, to the same bits.
+    for grads in gradients()[5:12]:
+        resumed = many(*resumed, grads)
+    assert same(resumed, (weights, states))
     for seed, single in enumerate(singles):
         mine = jax.tree.map(
             lambda leaf, axis, i=seed: leaf if axis is None else leaf[i],
@@ -93,17 +104,28 @@ def test_init_on_a_tree_without_leaves(name: str) -> None:
 
 
 def test_orbax_gives_all_state_back(name: str, tmp_path: pathlib.Path) -> None:
-    """Momentum, thresholds and signs are in the state: training goes on as it would have."""
-    result, half = run(name), 20
-    saved = {"params": result.params[half], "state": result.states[half]}
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / "half", saved)
-        checkpointer.wait_until_finished()
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, saved)
-        found = checkpointer.restore(tmp_path / "half", shapes)
+    """Momentum, thresholds and signs are in the state: training goes on as it would have.
+
+    From right before an update, and from right after it.
+    """
+    result, due = run(name), due_steps(name)
+    moments = [min(due[-1] if due else 20, STEPS - 4) + after for after in (0, 1)]
+    saved = [{"params": result.params[at], "state": result.states[at]} for at in moments]
+    found = through_orbax(tmp_path, saved)
     assert same(found, saved)
-    params, state = found["params"], found["state"]
-    for grads in gradients()[half : half + 6]:
-        params, state = stepper(name).compiled(params, state, grads)
-    assert same((params, state), (result.params[half + 6], result.states[half + 6]))
+    for at, part in zip(moments, found, strict=True):
+        params, state = part["params"], part["state"]
+        for grads in gradients()[at : at + 3]:
+            params, state = stepper(name).compiled(params, state, grads)
+        assert same((params, state), (result.params[at + 3], result.states[at + 3]))
     assert stepper(name).traces == 1
+
+
+def through_orbax(folder: pathlib.Path, saved: Any) -> Any:
+    """What is restored from a checkpoint of it."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder / "saved", saved)
+        checkpointer.wait_until_finished()
+        return checkpointer.restore(
+            folder / "saved", jax.tree.map(ocp.utils.to_shape_dtype_struct, saved)
+        )

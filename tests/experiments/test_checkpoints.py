@@ -237,6 +237,17 @@ def test_restored_onto_other_meshes(tmp_path: pathlib.Path) -> None:
             assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
 
 
+def test_restored_onto_another_device(tmp_path: pathlib.Path) -> None:
+    """Where JAX puts new arrays, wherever they were: a sweep gives a cell any free device."""
+    first, second = jax.devices()[3], jax.devices()[1]
+    with Checkpoints(tmp_path / "checkpoints", ABOUT) as checkpoints:
+        checkpoints.save(1, jax.device_put(state_of(1), first))
+    with jax.default_device(second):
+        _, state = restored(tmp_path / "checkpoints")
+    assert same(state, state_of(1))
+    assert all(leaf.devices() == {second} for leaf in jax.tree.leaves(state))
+
+
 def test_a_disk_that_refuses_is_told_of_and_the_last_one_stays(
     folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

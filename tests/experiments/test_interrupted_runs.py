@@ -44,7 +44,7 @@ def _start(folder: pathlib.Path, *more: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)]
+    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
 def test_killed_or_interrupted_it_ends_with_the_same_results(
     number: signal.Signals, code: int, tmp_path: pathlib.Path, uninterrupted: list[Any]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import claims, data, mask_controls, mask_controls_page, masked, records
+from experiments import claims, data, jobs, mask_controls, mask_controls_page, masked, records
 from experiments.mask_controls import Cell, Lab, Study, cells_of
 from experiments.mask_controls_page import CONTROLS, METHODS
 
@@ -134,7 +134,7 @@ def test_a_cell_in_work_elsewhere_is_left_alone(tmp_path: pathlib.Path) -> None:
         return made_up(cell, [0.5])
 
     quiet = Console(file=io.StringIO())
-    with masked._alone(records.cell_folder(tmp_path, "a")) as alone:
+    with jobs.alone(records.cell_folder(tmp_path, "a")) as alone:
         assert alone
         masked.run_cells(tmp_path, ["a", "b"], train, "x", quiet)
     masked.run_cells(tmp_path, ["a", "b"], train, "x", quiet)

@@ -16,7 +16,7 @@ from experiments import data, records
 from experiments.pruning_at_init import __main__ as command
 from experiments.pruning_at_init import cells, claims, page, plot
 from experiments.pruning_at_init.cells import METHODS, ONCE, Cell, Result, Study, Trainer
-from experiments.train import INTERRUPTED
+from experiments.stopping import INTERRUPTED
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
