@@ -41,6 +41,8 @@ class Study:
     """Their blocks."""
     dense_widths: tuple[int, ...] = (1280, 640, 320, 160, 80)
     """Units of the dense networks, descending; the first is what times are relative to."""
+    controls: tuple[int, ...] = (640, 160)
+    """Units of dense networks that take the resized images too."""
     interval: int = 18
     """Steps between updates of the masks."""
     drop_fraction: float = 0.3
@@ -56,17 +58,25 @@ class Cell(NamedTuple):
       width: Units of both hidden layers.
       block: Side of its blocks; 0: dense.
       sparsity: Fraction of zeros in each hidden layer.
+      control: Dense, and on resized images as sparse ones are.
     """
 
     width: int
     block: int = 0
     sparsity: float = 0.0
+    control: bool = False
 
     @property
     def name(self) -> str:
         """Name of the cell."""
-        end = f"-{self.block}x{self.block}-{self.sparsity:g}" if self.block else "-dense"
-        return f"{self.width}{end}"
+        if self.block:
+            return f"{self.width}-{self.block}x{self.block}-{self.sparsity:g}"
+        return f"{self.width}-dense{'-resized' * self.control}"
+
+    @property
+    def resizes(self) -> bool:
+        """Does it take images of another size?"""
+        return self.control or self.block > 0
 
     @property
     def multiplies_blocks(self) -> bool:
@@ -87,7 +97,9 @@ def cells_of(study: Study) -> dict[str, Cell]:
     falling = sorted(study.sparsities, reverse=True)
     sparse = [Cell(study.width, b, s) for b in reversed(study.blocks) for s in falling]
     wider = [Cell(study.wider, b, falling[0]) for b in study.wider_blocks]
-    return {cell.name: cell for cell in (*dense[:-1], *sparse[:1], *wider, *sparse[1:], dense[-1])}
+    controls = [Cell(width, control=True) for width in study.controls]
+    quick = (*dense[:-1], *sparse[:1], *wider, *sparse[1:])
+    return {cell.name: cell for cell in (*quick, dense[-1], *controls)}
 
 
 def check(study: Study) -> None:

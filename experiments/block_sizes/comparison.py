@@ -1,11 +1,10 @@
 """Sparse networks beside dense ones that cost the same, seed by seed."""
 
+import bisect
 import math
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from ..claims import POINTS, Claim, differences
 from .cells import Cell
@@ -49,7 +48,8 @@ def found_of(about: dict[str, Any], cells: Mapping[str, Cell]) -> dict[str, Foun
         name, _, seed = key.rpartition("/")
         rows.setdefault(name, {})[int(seed)] = row
     times = about.get("times", {}).get("cells", {})
-    widest = max((cell for cell in cells.values() if not cell.block), key=lambda cell: cell.width)
+    dense = [cell for cell in cells.values() if not cell.resizes]
+    widest = max(dense, key=lambda cell: cell.width)
     whole = next(iter(rows.get(widest.name, {0: {"flops": math.nan}}).values()))["flops"]
     found = {}
     for name, cell in cells.items():
@@ -89,7 +89,7 @@ def over_dense(name: str, axis: str) -> Callable[[Find], list[float]]:
     """How much more accurate a sparse network is than a dense one that costs as much.
 
     The dense one lies between two that were trained: accuracy is interpolated over the logarithm
-    of the cost.
+    of the cost. What costs more than all of them is compared with the most expensive one.
 
     Args:
       name: Of the sparse network.
@@ -97,17 +97,19 @@ def over_dense(name: str, axis: str) -> Callable[[Find], list[float]]:
 
     Returns:
       From all cells to percentage points, an entry a seed that all three have; a KeyError where
-      cells are missing, or the cost is outside of what was trained.
+      cells are missing, or the cost is below that of all dense networks.
     """
 
     def values(find: Find) -> list[float]:
         ours, dense = find[name], dense_by(find, axis)
         cost = getattr(ours, axis)
-        above = next((i for i, each in enumerate(dense) if getattr(each, axis) >= cost), 0)
-        if not above:
+        costs = [getattr(each, axis) for each in dense]
+        if len(costs) < 2 or not cost >= costs[0]:
             raise KeyError(name)
+        above = min(max(bisect.bisect_left(costs, cost), 1), len(costs) - 1)
         low, high = dense[above - 1 : above + 1]
-        share = np.log(cost / getattr(low, axis)) / np.log(getattr(high, axis) / getattr(low, axis))
+        whole = math.log(costs[above] / costs[above - 1])
+        share = min(math.log(cost / costs[above - 1]) / whole, 1.0)
         both = [s for s in ours.accuracy if s in low.accuracy and s in high.accuracy]
         mixed = [(1 - share) * low.accuracy[s] + share * high.accuracy[s] for s in both]
         return differences([ours.accuracy[s] for s in both], mixed)
@@ -125,7 +127,7 @@ def dense_by(find: Find, axis: str) -> list[Found]:
     Returns:
       Their numbers.
     """
-    dense = [each for each in find.values() if not each.cell.block]
+    dense = [each for each in find.values() if not each.cell.resizes]
     known = [each for each in dense if math.isfinite(getattr(each, axis))]
     return sorted(known, key=lambda each: getattr(each, axis))
 

@@ -14,6 +14,7 @@ from .comparison import (
     block_claims,
     dense_claims,
     found_of,
+    gap,
     time_of_equals,
 )
 
@@ -44,6 +45,7 @@ def label(cell: Cell) -> str:
       Such as ``1280 wide, 16x16, 90 %``.
     """
     kind = f"{cell.block}x{cell.block}, {sparsity_text(cell.sparsity)}" if cell.block else "dense"
+    kind += ", resized images" * cell.control
     return f"{cell.width} wide, {kind}"
 
 
@@ -65,11 +67,11 @@ def answer(find: Find, cells: Mapping[str, Cell]) -> str:
             words = NOT_RUN
         said.setdefault(words, []).append(label(cells[claim.name]))
     heads = {
-        "yes": "More accurate than the dense network that takes as long",
+        "yes": "More accurate than the dense network that takes no longer",
         "no": "Less accurate than it",
         "not resolved": "Not resolved",
         "one seed: not tested": "One seed, not tested",
-        NOT_RUN: "Not run, or faster or slower than every dense network",
+        NOT_RUN: "Not run, or faster than every dense network",
     }
     number = sum(map(len, said.values()))
     parts = [
@@ -122,8 +124,9 @@ Single weights and 4x4 are packed too, which saves memory; their products are de
 
 Accuracy less that of a dense network of equal cost, in points, mean ± standard error of the
 differences seed by seed; the dense accuracy is interpolated between widths over the logarithm of
-the cost. Last column: how long a dense network as accurate trains, over the time of this one
-(inf: none here is as accurate; 0: all are).
+the cost; what costs more than the widest is compared with the widest. Last column: how long a dense
+network as accurate trains, over the time of this one (inf: none here is as accurate; 0: all are).
+{control_text(find, cells)}
 
 {dense_table(find, cells)}
 ## What blocks cost
@@ -211,6 +214,24 @@ def dense_table(find: Find, cells: Mapping[str, Cell]) -> str:
     return aligned_markdown(heads, body)
 
 
+def control_text(find: Find, cells: Mapping[str, Cell]) -> str:
+    """What resized images do by themselves.
+
+    Args:
+      find: All cells.
+      cells: Their networks.
+
+    Returns:
+      A sentence of Markdown; nothing where no dense network was trained on them.
+    """
+    said = [
+        f"{points_text(gap(name, Cell(cell.width).name)(find))} points at {cell.width} units"
+        for name, cell in cells.items()
+        if cell.control and {name, Cell(cell.width).name} <= find.keys()
+    ]
+    return f"Resized images alone change a dense network by {' and '.join(said)}." if said else ""
+
+
 def times_text(about: dict[str, Any]) -> str:
     """How step times were measured.
 
@@ -282,7 +303,7 @@ def _where(environment: dict[str, Any]) -> str:
 def _in_order(cells: Mapping[str, Cell]) -> list[tuple[str, Cell]]:
     """Dense networks from the widest down, then sparse ones by width, sparsity and block."""
     key: Callable[[Any], Any] = lambda item: (
-        item[1].block > 0,
+        item[1].control + 2 * (item[1].block > 0),
         item[1].width if item[1].block else -item[1].width,
         item[1].sparsity,
         item[1].block,

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from ..cell import Order
 from ..train import environment, progress_bars
 from .cells import Cell, Study, cells_of
 from .training import Trainer
@@ -20,7 +19,7 @@ class _Clock:
 
     def __init__(self, study: Study, trainer: Trainer, cell: Cell) -> None:
         self._network, self._moves = trainer.network(cell), cell.block > 0
-        rows = Order(1, len(self._network.train_images), study.batch_size).steps(0, 1)[0, 0]
+        rows = trainer.rows()[0, 0]
         self._batch = self._network.train_images[rows], trainer.labels[rows]
         self._learner = self._network.start(0)
         steps = range(study.steps)

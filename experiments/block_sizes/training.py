@@ -138,7 +138,7 @@ class Trainer:
         self._study, self._dataset = study, dataset
         self._classes, self.labels = dataset.num_classes, dataset.train_labels
         order = Order(study.seeds, len(self.labels), study.batch_size)
-        self._order = functools.cache(lambda: order.steps(0, study.steps))
+        self.rows = functools.cache(lambda: order.steps(0, study.steps))
         self._images = functools.cache(self._images_of)
         self.network = functools.cache(self._build)
 
@@ -153,7 +153,7 @@ class Trainer:
           Its numbers.
         """
         began, network, study = time.monotonic(), self.network(cell), self._study
-        rows = self._order()[:, seed]
+        rows = self.rows()[:, seed]
         moving = [network.due(step) for step in range(study.steps)]
         packed, state = network.start(seed)
         losses = []
@@ -175,7 +175,7 @@ class Trainer:
 
     def _build(self, cell: Cell) -> Network:
         study, block, algorithm = self._study, max(cell.block, 1), algorithm_of(self._study, cell)
-        train_images, test_images = self._images(bool(cell.block))
+        train_images, test_images = self._images(cell.resizes)
         inputs = train_images.shape[1]
         rate = optax.warmup_cosine_decay_schedule(
             0.0, study.learning_rate, max(study.steps // 10, 1), study.steps
@@ -207,10 +207,10 @@ class Trainer:
             test_images=test_images,
         )
 
-    def _images_of(self, sparse: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Flat images of both splits; sparse networks take them in another size."""
+    def _images_of(self, resizes: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Flat images of both splits, as they are or in the size of the study."""
         both = self._dataset.train_images, self._dataset.test_images
-        if sparse:
+        if resizes:
             both = tuple(resized(images, self._study.image) for images in both)
         train, test = (images.reshape(len(images), -1) for images in both)
         return train, test
