@@ -137,13 +137,27 @@ def mask_of(topology: Topology) -> Bool[Array, "..."]:
       >>> mask_of(topology).tolist()
       [[True, False], [False, True]]
     """
-    return spread(topology, jnp.broadcast_to(_by_value(topology), topology.values_shape))
+    present = over_values(topology, topology.present)
+    return spread(topology, jnp.broadcast_to(present, topology.values_shape))
 
 
-def _by_value(topology: Topology) -> Array:
-    """``present``, with the dimensions of a block."""
+def over_values(topology: Topology, slots: Array) -> Array:
+    """What is said of each slot, so that it broadcasts over the values.
+
+    Args:
+      topology: Of the leaf.
+      slots: Array like the indices.
+
+    Returns:
+      The same, with dimensions of size 1 for those of a block.
+
+    Example:
+      >>> topology = Topology(jnp.array([0, 1]), (4, 2), (2, 2), balanced=False)
+      >>> over_values(topology, topology.present).shape
+      (2, 1, 1)
+    """
     extra = len(topology.values_shape) - topology.indices.ndim
-    return topology.present.reshape(*topology.indices.shape, *[1] * extra)
+    return slots.reshape(*slots.shape, *[1] * extra)
 
 
 def spread(topology: Topology, values: Array) -> Array:

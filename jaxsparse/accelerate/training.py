@@ -24,6 +24,7 @@ from jaxsparse.accelerate.topology import (
     Topology,
     fullest,
     moved,
+    over_values,
     reordered,
     taken,
     topology_of,
@@ -149,6 +150,9 @@ def packed_optimizer(
         grads: Params, state: PackedState, packed: Params, **extra: Any
     ) -> tuple[Params, PackedState]:
         updates, inner_state = inner.update(grads, state.inner_state, packed, **extra)
+        # An empty slot stays zero, whatever the optimizer adds.
+        held = lambda t, u: jnp.where(over_values(t, t.present), u, 0)
+        updates = map_packed(held, state.topology, updates)
         return updates, after(state, inner_state=inner_state)
 
     def move(
@@ -165,10 +169,8 @@ def packed_optimizer(
         same = jax.tree.unflatten(tree, [stays for _, stays in pairs])
 
         # What stays is trained; what has grown starts from zero, with the slots of a new weight.
-        by_value = lambda t, stays, x: (
-            stays.reshape(*stays.shape, *[1] * (x.ndim - stays.ndim)) & jnp.ones(x.shape, bool)
-        )
-        stays = _map_topology(by_value, topology, same, packed)
+        by_value = lambda t, stays: jnp.broadcast_to(over_values(t, stays), t.values_shape)
+        stays = _map_topology(by_value, topology, same)
         grads = pack_like(dense_grads, topology)
         grads = map_packed(lambda t, g, s: jnp.where(s, g, 0), topology, grads, stays)
         train = lambda inner_state: inner.update(grads, inner_state, packed, **extra)
@@ -191,15 +193,11 @@ def packed_optimizer(
         return updates, after(state, topology=topology, info=info, inner_state=inner_state)
 
     def shrink(packed: Params, state: PackedState) -> tuple[Params, PackedState]:
-        order = [None if is_dense(t) else fullest(t) for t in _leaves(state.topology)]
-        mark = jax.tree.structure(state.topology, is_leaf=is_leaf)
-        order = jax.tree.unflatten(mark, [optax.MaskedNode() if o is None else o for o in order])
-        topology = jax.tree.map(
-            lambda t, o: t if is_dense(t) else reordered(t, o),
-            state.topology,
-            order,
-            is_leaf=is_leaf,
+        each = lambda f, *trees: jax.tree.map(
+            lambda t, *rest: t if is_dense(t) else f(t, *rest), *trees, is_leaf=is_leaf
         )
+        order = each(fullest, state.topology)
+        topology = each(reordered, state.topology, order)
         take = lambda t, x, o: taken(x, o)
         slots = optax.tree_map_params(
             inner,

@@ -151,6 +151,18 @@ def test_a_handed_slot_starts_anew() -> None:
     assert (slots[~came] > 1).all()
 
 
+def test_an_empty_slot_stays_zero() -> None:
+    # Noise goes to every number that an optimizer has.
+    noisy = optax.chain(optax.add_noise(1.0, 0.0, 0), optax.sgd(0.1))
+    mask = jnp.array([[True, False], [True, True]])
+    packed, topology = accelerate.pack({"w": jnp.ones((2, 2))}, {"w": mask}, balanced=True)
+    method = jaxsparse.fixed({"w": mask})
+    optimizer = accelerate.packed_optimizer(noisy, method)
+    updates, _ = optimizer.update(packed, optimizer.init(packed, topology), packed)
+    assert topology["w"].present.tolist() == [[True, True], [True, False]]
+    assert (np.asarray(updates["w"]) != 0).tolist() == [[True, True], [True, False]]
+
+
 def test_gradual_pruning_gives_its_slots_back() -> None:
     method, block = METHODS["gradual"]
     _, params, state = masked_steps(method, INNER)
