@@ -1,0 +1,1 @@
+"""What blocks cost in accuracy, and what they buy in time."""
