@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
 
-from . import records
+from . import processes, records
 
 KEEP = 3
 _LIST = "whole.json"
@@ -86,7 +86,10 @@ class Checkpoints:
         """
         self.wait()
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+            with processes.watching():
+                self._manager.save(step, args=ocp.args.StandardSave(state))
+        except processes.ProcessLostError:  # not the disk's doing
+            raise
         except Exception as error:  # whatever Orbax and TensorStore make of a disk's refusal
             raise self._cannot(step, error) from error
         self._writing = self._thread.submit(self._finish, step)
@@ -115,6 +118,15 @@ class Checkpoints:
           ValueError: if the newest is another training's, with a line for each difference; or if
             there were checkpoints and none is whole.
         """
+        whole = processes.decided(self._newest_whole)
+        if whole < 0:
+            return None
+        self._manager.reload()
+        state = self._manager.restore(whole, args=ocp.args.StandardRestore(abstract))
+        return Saved(whole, state)
+
+    def _newest_whole(self) -> int:
+        """Its step, or -1 where none was ever finished; what is damaged is put aside."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         wrong = {}
         for step in steps:
@@ -138,21 +150,23 @@ class Checkpoints:
                 f"checkpoint {place} is damaged: {reason}; going on from {going_on}", stacklevel=2
             )
             self._put_aside(place)
-        if whole is None:
-            return None
-        state = self._manager.restore(whole, args=ocp.args.StandardRestore(abstract))
-        return Saved(whole, state)
+        return -1 if whole is None else whole
 
     def _finish(self, step: int) -> None:
         """Once Orbax is done: say so, and what its files are."""
         place = self._folder / str(step)
         try:
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
+            with processes.watching():
+                self._manager.wait_until_finished()
+                self._manager.check_for_errors()
+            if not processes.writes():
+                return
             files = {str(p.relative_to(place)): _digest(p) for p in _files(place)}
             said = {"about": self._about, "files": files}
             records.write_json(place / _LIST, {**said, "digest": _digest_of(said)})
             records.write_json(self._newest, {"newest": step})
+        except processes.ProcessLostError:
+            raise
         except Exception as error:
             raise self._cannot(step, error) from error
 
@@ -189,7 +203,6 @@ class Checkpoints:
         shutil.rmtree(aside, ignore_errors=True)
         aside.parent.mkdir(exist_ok=True)
         shutil.move(place, aside)
-        self._manager.reload()
 
     def _cannot(self, step: int, error: Exception) -> CannotSaveError:
         line = [*str(error).strip().splitlines(), type(error).__name__][0]

@@ -30,7 +30,7 @@ from rich.progress import (
 
 import jaxsparse
 
-from . import data, evaluate, records
+from . import data, evaluate, mesh, processes, records
 from .cell import Cell, Stopped, run_cell
 from .checkpoints import differences
 from .config import FREE, PRESETS, Config, check, preset
@@ -43,6 +43,8 @@ INTERRUPTED = 130
 """Exit code of a run that was stopped, by Ctrl-C or SIGTERM, and can be resumed."""
 CANNOT_SAVE = 74
 """Exit code of a run that could not write (a full disk) and can be resumed (EX_IOERR)."""
+PROCESS_LOST = 75
+"""Exit code where another process of the run is gone; all can be resumed (EX_TEMPFAIL)."""
 NOT_FINITE = 3
 """Exit code of a run that had more steps with numbers that are not finite than it may."""
 
@@ -129,6 +131,7 @@ def open_run(name: str, config: Config, root: pathlib.Path) -> pathlib.Path:
         "cells": cells,
         "environment": environment(),
     }
+    processes.wait_for_all("a run is opened")  # each has looked at what is there
     records.write_json(run / "run.json", about)
     return run
 
@@ -214,8 +217,8 @@ def train(config: Config, run: pathlib.Path, console: Console) -> list[records.R
     Raises:
       Stopped: on Ctrl-C or SIGTERM, after a checkpoint.
     """
-    dataset = data.load(config.data, config.data_dir)
-    outside = evaluate.images_outside(dataset, config.data_dir)
+    dataset = processes.first_alone(lambda: data.load(config.data, config.data_dir))
+    outside = processes.first_alone(lambda: evaluate.images_outside(dataset, config.data_dir))
     per_cell = config.epochs * steps_per_epoch(len(dataset.train_images), config.batch_size)
     if per_cell >= 2**31:
         raise ValueError(f"epochs is {config.epochs}: {per_cell} steps, where 2**31 are too many")
@@ -255,8 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       Exit code: 0; 2 for a configuration that cannot run; 3 for more steps with numbers that are
-      not finite than ``--max-nonfinite``; 74 where a file cannot be written, 130 for a run stopped
-      on request: these three can be resumed.
+      not finite than ``--max-nonfinite``; 74 where a file cannot be written, 75 where another
+      process is gone, 130 for a run stopped on request: these four can be resumed.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     console = Console()
@@ -272,23 +275,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args=given,
         )
         check(config)
-        run = open_run(name, config, pathlib.Path("runs"))
-        console.print(f"{name}: {len(cells_of(config))} cells x {config.seeds} seeds, into {run}")
-        results = train(config, run, console)
+        processes.join(config.devices)
+        mesh.use_cpu_devices(config.devices)
+        console.quiet = not processes.writes()
+        with processes.watching():
+            run = open_run(name, config, pathlib.Path("runs"))
+            many = f"{len(cells_of(config))} cells x {config.seeds} seeds"
+            console.print(f"{name}: {many}, into {run}")
+            results = train(config, run, console)
     except (ValueError, FileNotFoundError, NotFiniteError) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        _say(f"error: {error}")
         return NOT_FINITE if isinstance(error, NotFiniteError) else 2
     except OSError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return CANNOT_SAVE
+        _say(f"error: {error}")
+        return processes.leave(CANNOT_SAVE)
+    except processes.ProcessLostError as error:
+        _say(f"error: {error}")
+        return processes.leave(PROCESS_LOST)
     except (Stopped, KeyboardInterrupt):
         console.print(
             f"stopped; go on with: python -m experiments.train {name} --resume (same flags)"
         )
         return INTERRUPTED
     console.print(summary_table(results))
-    console.print(f"report: {write_report(run)}")
+    if processes.writes():
+        console.print(f"report: {write_report(run)}")
     return 0
+
+
+def _say(line: str) -> None:
+    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
