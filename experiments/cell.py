@@ -195,6 +195,7 @@ def run_cell(
                 newest, wrote = step, time.monotonic()
             if stop:
                 checkpoints.wait()
+                processes.wait_for_all("stopped")
                 raise Stopped
     evaluation, confidence = evaluate.evaluate_confidence(program.scores, learner, dataset, outside)
     arrays.write_confidence(folder, confidence)

@@ -19,7 +19,7 @@ from . import mesh
 
 HEARTBEAT_SECONDS = 100
 """A process that has not been heard of for so long is gone, and ends the others."""
-LEAVING_SECONDS = 10
+LEAVING_SECONDS = 60
 """How long a process that ends waits for the others to end, too."""
 
 

@@ -282,7 +282,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run = open_run(name, config, pathlib.Path("runs"))
             many = f"{len(cells_of(config))} cells x {config.seeds} seeds"
             console.print(f"{name}: {many}, into {run}")
-            results = train(config, run, console)
+            console.print(summary_table(train(config, run, console)))
+            if processes.writes():
+                console.print(f"report: {write_report(run)}")
+            processes.wait_for_all("the report is written")
     except (ValueError, FileNotFoundError, NotFiniteError) as error:
         _say(f"error: {error}")
         return NOT_FINITE if isinstance(error, NotFiniteError) else 2
@@ -297,9 +300,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"stopped; go on with: python -m experiments.train {name} --resume (same flags)"
         )
         return INTERRUPTED
-    console.print(summary_table(results))
-    if processes.writes():
-        console.print(f"report: {write_report(run)}")
     return 0
 
 
