@@ -12,12 +12,13 @@ import numpy as np
 
 import jaxsparse
 
-from . import arrays, build, evaluate, records
+from . import arrays, build, evaluate, processes, records
 from .checkpoints import Checkpoints
 from .config import FREE, Config
 from .data import Dataset, epoch_order, steps_per_epoch
 from .loop import Learner, Program, StepMetrics, build_program, spent
 from .measures import measures_of
+from .mesh import ONE_DEVICE, Layout, layout_of
 from .nonfinite import check_finite
 from .snapshots import Snapshots
 from .stopping import Stopped
@@ -71,13 +72,16 @@ class Order:
         return np.concatenate(parts)
 
 
-def program_of(config: Config, cell: Cell, dataset: Dataset) -> Program:
+def program_of(
+    config: Config, cell: Cell, dataset: Dataset, layout: Layout = ONE_DEVICE
+) -> Program:
     """The compiled functions of a cell.
 
     Args:
       config: The run.
       cell: Which of its cells.
       dataset: The data.
+      layout: Where it runs.
 
     Returns:
       A ``Program``; nothing is compiled before it is called.
@@ -94,6 +98,7 @@ def program_of(config: Config, cell: Cell, dataset: Dataset) -> Program:
         config.seeds,
         config.augment,
         config.exploration,
+        layout,
     )
 
 
@@ -151,7 +156,8 @@ def run_cell(
     examples = len(dataset.train_images)
     per_epoch = steps_per_epoch(examples, config.batch_size)
     steps = config.epochs * per_epoch
-    program = program_of(config, cell, dataset)
+    layout = layout_of(config.devices)
+    program = program_of(config, cell, dataset, layout)
     order = Order(config.seeds, examples, config.batch_size)
     chunk = chunk_length(steps, config.chunk_steps)
     every = config.evaluate_every * per_epoch
@@ -159,7 +165,7 @@ def run_cell(
     with Checkpoints(folder / "checkpoints", about, log=metrics) as checkpoints:
         saved = checkpoints.restore(program.abstract)
         if saved is None:
-            seeds = jnp.arange(config.seeds, dtype=jnp.uint32)
+            seeds = np.arange(config.seeds, dtype=np.uint32)
             step, learner = 0, program.go_on(seeds, *start) if start else program.init(seeds)
         else:
             step, learner = saved
@@ -171,25 +177,27 @@ def run_cell(
         began = wrote
         while step < steps:
             ahead = min(step + chunk, steps)
-            learner, metrics = program.run(learner, order.steps(step, ahead))
+            rows = layout.share(order.steps(step, ahead), -1)
+            learner, metrics = program.run(learner, rows)
             evaluating = ahead == steps or ahead // every > step // every
             row = log.add(ahead, ahead / per_epoch, metrics, learner, evaluating, began)
             step, began = ahead, time.monotonic()
             progress(step, row)
-            stop = stopping() if step < steps else 0
+            late = time.monotonic() - wrote > config.checkpoint_seconds
+            stop, late = processes.largest(stopping() if step < steps else 0, late)
             most, flags = config.max_nonfinite, np.asarray(metrics.nonfinite)
             sound = most is None or not np.any(flags)
             if not sound:  # what to go back to is a checkpoint from before the trouble
                 log.save()
                 check_finite(most, cell.name, sum(row["nonfinite"]), flags, step, newest)
-            due = stop or time.monotonic() - wrote > config.checkpoint_seconds
-            if step == steps or (due and sound):
+            if step == steps or ((stop or late) and sound):
                 checkpoints.wait()  # on a full disk, it knows best what to say
                 log.save()
                 checkpoints.save(step, learner)
                 newest, wrote = step, time.monotonic()
             if stop:
                 checkpoints.wait()
+                processes.wait_for_all("stopped")
                 raise Stopped(stop)
     evaluation, confidence = evaluate.evaluate_confidence(program.scores, learner, dataset, outside)
     arrays.write_confidence(folder, confidence)
@@ -232,7 +240,8 @@ class _Log:
     ) -> None:
         self._program, self._folder = program, folder
         self._image_shape, self._batch = image_shape, batch
-        rows = records.read_metrics(folder)
+        # (Process 0 may not have truncated them yet, or gone on already.)
+        rows = [row for row in records.read_metrics(folder) if row["step"] <= step]
         self._last = rows[-1] if rows else {}
         self._unsaved: list[dict[str, Any]] = []
         self._snapshots = Snapshots(folder, image_shape, step)
@@ -240,7 +249,8 @@ class _Log:
     def snapshot(self, step: int, learner: Learner) -> None:
         """Keep what the first seed's masks look like."""
         paths = [layer.path for layer in self._program.layers]
-        self._snapshots.add(step, {path: _leaf(learner.opt_state.masks, path) for path in paths})
+        masks = processes.on_host(jax.tree.map(lambda mask: mask[:1], learner.opt_state.masks))
+        self._snapshots.add(step, {path: _leaf(masks, path) for path in paths})
 
     def add(
         self,

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from . import records
+from . import processes, records
 
 KEEP = 3
 _LIST = "whole.json"
@@ -111,7 +111,10 @@ class Checkpoints:
         """
         self.wait()
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+            with processes.watching():
+                self._manager.save(step, args=ocp.args.StandardSave(state))
+        except processes.ProcessLostError:  # not the disk's doing
+            raise
         except Exception as error:  # whatever Orbax and TensorStore make of a disk's refusal
             raise self._cannot(step, error) from error
         size = self._log.stat().st_size if self._log and self._log.is_file() else 0
@@ -142,6 +145,23 @@ class Checkpoints:
           ValueError: if the newest is another training's, with a line for each difference; or if
             there were checkpoints and none is whole.
         """
+        whole = processes.decided(self._newest_whole)
+        if whole < 0:
+            return None
+        self._manager.reload()
+        here = jnp.zeros(()).sharding
+        placed = lambda leaf: leaf.update(sharding=leaf.sharding or here)
+        target = ocp.args.StandardRestore(jax.tree.map(placed, abstract))
+        try:
+            return Saved(whole, self._manager.restore(whole, args=target))
+        except Exception as error:  # whatever Orbax and TensorStore make of what fits no state
+            raise ValueError(
+                f"{self._folder / str(whole)} is as it was written, but cannot be read "
+                f"({_line(error)}); delete {self._folder.parent} to train it anew"
+            ) from error
+
+    def _newest_whole(self) -> int:
+        """Its step, or -1 where none was ever finished; what is damaged is put aside."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         wrong = {}
         for step in steps:
@@ -167,22 +187,13 @@ class Checkpoints:
             if not self._read_only:
                 self._put_aside(place)
         if whole is None:
-            return None
+            return -1
         if isinstance(newest, int) and newest > whole and newest not in wrong:
             gone = self._folder / str(newest)
             warnings.warn(f"checkpoint {gone} is gone; going on from {going_on}", stacklevel=2)
         if newest != whole and not self._read_only:
             records.write_json(self._newest, {"newest": whole})
-        here = jnp.zeros(()).sharding
-        placed = lambda leaf: leaf.update(sharding=leaf.sharding or here)
-        target = ocp.args.StandardRestore(jax.tree.map(placed, abstract))
-        try:
-            return Saved(whole, self._manager.restore(whole, args=target))
-        except Exception as error:  # whatever Orbax and TensorStore make of what fits no state
-            raise ValueError(
-                f"{self._folder / str(whole)} is as it was written, but cannot be read "
-                f"({_line(error)}); delete {self._folder.parent} to train it anew"
-            ) from error
+        return whole
 
     def _refuse_links(self) -> None:
         """What is deleted, moved or written to must be in this folder, and nowhere else."""
@@ -212,12 +223,17 @@ class Checkpoints:
         """Once Orbax is done: say so, and what its files are."""
         place = self._folder / str(step)
         try:
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
+            with processes.watching():
+                self._manager.wait_until_finished()
+                self._manager.check_for_errors()
+            if not processes.writes():
+                return
             files = {str(p.relative_to(place)): _digest(p) for p in _files(place)}
             said = {"about": self._about, "files": files, "log": log}
             records.write_json(place / _LIST, {**said, "digest": _digest_of(said)})
             records.write_json(self._newest, {"newest": step})
+        except processes.ProcessLostError:
+            raise
         except Exception as error:
             raise self._cannot(step, error) from error
 
@@ -259,7 +275,6 @@ class Checkpoints:
         shutil.rmtree(aside, ignore_errors=True)
         aside.parent.mkdir(exist_ok=True)
         shutil.move(place, aside)
-        self._manager.reload()
 
     def _cannot(self, step: int, error: Exception) -> CannotSaveError:
         newest = self._said_newest()

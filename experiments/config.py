@@ -13,7 +13,7 @@ from jaxsparse import ALGORITHMS
 from jaxsparse._tree import check_known
 from jaxsparse.schedules import check_fraction, check_sparsity
 
-from . import data
+from . import data, mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +111,7 @@ class Config:
     """Folder of the run; default: runs/PRESET, with a number where that is taken."""
     resume: bool = False
     """Go on with the newest run of the same preset (or with --out) where it stopped."""
+    devices: tyro.conf.OmitArgPrefixes[mesh.Devices] = mesh.ONE_PROCESS
 
     job_index: int | None = None
     """Train only the cells JOB_INDEX, JOB_INDEX + JOB_COUNT, ... (from 0): one job of an array,
@@ -124,8 +125,9 @@ class Config:
 
 
 # What may differ when a run goes on: nothing that its numbers depend on.
+# (Another mesh rounds the gradients otherwise.)
 FREE = (
-    *("data_dir", "out", "resume", "checkpoint_seconds", "max_nonfinite"),
+    *("data_dir", "out", "resume", "checkpoint_seconds", "max_nonfinite", "devices"),
     *("job_index", "job_count", "list_jobs", "per_device"),
 )
 
@@ -319,6 +321,7 @@ def check(config: Config) -> None:
     check_counts(config, ("seeds", "epochs", "batch_size", "evaluate_every", "chunk_steps"))
     check_model(config.model, config.data)
     check_optimizer(config.optimizer)
+    mesh.check(config.devices, config.batch_size)
     if math.isnan(config.checkpoint_seconds):
         raise ValueError("checkpoint_seconds is nan; give a number of seconds, 0 for every call")
     if config.max_nonfinite is not None and config.max_nonfinite < 0:

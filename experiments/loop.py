@@ -17,6 +17,7 @@ from jaxsparse.pruning import fixed, keep_all
 
 from .augment import augment, normalize
 from .data import Dataset
+from .mesh import ONE_DEVICE, Layout
 
 _INIT_STREAM, _AUGMENT_STREAM = 0x1217, 0xA06
 _EVALUATION_BATCH = 1000
@@ -80,12 +81,12 @@ class Program(NamedTuple):
         algorithm keeps no account.
       layers: Weight leaves in the network's order.
       flops: Operations of a dense forward pass over one image.
-      abstract: A ``Learner`` of shapes, for restoring one.
+      abstract: A ``Learner`` of shapes and shardings, for restoring one.
     """
 
-    init: Callable[[jax.Array], Learner]
-    start: Callable[[jax.Array, Any, Any, Any], Learner]
-    go_on: Callable[[jax.Array, Any, Any], Learner]
+    init: Callable[[Any], Learner]
+    start: Callable[[Any, Any, Any, Any], Learner]
+    go_on: Callable[[Any, Any, Any], Learner]
     run: Callable[[Learner, Any], tuple[Learner, StepMetrics]]
     scores: Callable[[Learner, Any], jax.Array]
     evaluate: Callable[..., tuple[jax.Array, jax.Array]]
@@ -113,6 +114,7 @@ def build_program(
     seeds: int,
     augmented: bool,
     accounted: bool = False,
+    layout: Layout = ONE_DEVICE,
 ) -> Program:
     """Compile nothing yet: the functions that a cell needs, jitted over all seeds.
 
@@ -124,9 +126,13 @@ def build_program(
       seeds: Number of seeds.
       augmented: Crop and flip the training images?
       accounted: Keep account of the weights ever kept?
+      layout: Where it runs; what is given to ``run`` is placed by ``layout.share``.
 
     Returns:
       A ``Program``.
+
+    Raises:
+      ValueError: if the layout's mesh splits weights and fits none.
     """
     if accounted:
         algorithm = jaxsparse.explored(algorithm)
@@ -166,12 +172,16 @@ def build_program(
     report = _forward_flops(model, one, sample)
     paths = jaxsparse.sparse_paths(one.opt_state.masks)
 
-    def step_one(learner: Learner, indices: jax.Array) -> tuple[Learner, StepMetrics]:
+    init = jax.vmap(init_one, out_axes=axes)
+    abstract = jax.eval_shape(init, jnp.arange(seeds, dtype=jnp.uint32))
+    places = layout.places(abstract, abstract.params)
+
+    def gradient(learner: Learner, indices: jax.Array) -> tuple[Any, tuple[jax.Array, ...]]:
         seed, params, batch_stats, opt_state = learner
-        before, labels, images = opt_state, train_labels[indices], train_images[indices]
+        labels, images = train_labels[indices], train_images[indices]
         if augmented:
             key = jax.random.fold_in(jax.random.key(seed), _AUGMENT_STREAM)
-            images = augment(jax.random.fold_in(key, before.sparse_step), images)
+            images = augment(jax.random.fold_in(key, opt_state.sparse_step), images)
 
         def loss_of(params: Any) -> Any:
             variables = {"params": params, "batch_stats": batch_stats}
@@ -181,12 +191,19 @@ def build_program(
 
         at = jaxsparse.forward_params(params, opt_state)
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(at)
-        updates, opt_state = tx(seed).update(grads, opt_state, params)
+        return grads, (loss, jnp.mean(jnp.argmax(logits, -1) == labels), batch_stats)
+
+    laid_out = layout.auto(gradient, places and places.params)
+
+    def step_one(learner: Learner, indices: jax.Array) -> tuple[Learner, StepMetrics]:
+        seed, params, _, before = learner
+        grads, (loss, accuracy, batch_stats) = laid_out(learner, indices)
+        updates, opt_state = tx(seed).update(grads, before, params)
         norm, sound = optax.tree.norm(grads), all_finite([[g] for g in jax.tree.leaves(grads)])
         cost = step_cost(report, algorithm, before, opt_state, params)
         metrics = StepMetrics(
             loss=loss,
-            accuracy=jnp.mean(jnp.argmax(logits, -1) == labels),
+            accuracy=accuracy,
             grad_norm=norm,
             # (The norm of huge gradients overflows.)
             nonfinite=1 - (jnp.isfinite(loss) & sound).astype(jnp.int32),
@@ -203,14 +220,19 @@ def build_program(
 
     def run(learner: Learner, indices: jax.Array) -> tuple[Learner, StepMetrics]:
         over_seeds = jax.vmap(step_one, in_axes=(axes, 0), out_axes=(axes, 0))
-        return jax.lax.scan(over_seeds, learner, indices)
 
-    logits = jax.jit(jax.vmap(evaluate_one, in_axes=(axes, None)))
+        def step(learner: Learner, rows: jax.Array) -> tuple[Learner, StepMetrics]:
+            learner, metrics = over_seeds(learner, rows)
+            return layout.hold(learner, places), metrics
+
+        return jax.lax.scan(step, learner, indices)
+
+    logits = jax.jit(jax.vmap(evaluate_one, in_axes=(axes, None)), out_shardings=layout.everywhere)
 
     def scores(learner: Learner, images: Any) -> jax.Array:
         starts = range(0, len(images), _EVALUATION_BATCH)
-        parts = [logits(learner, images[i : i + _EVALUATION_BATCH]) for i in starts]
-        return jnp.concatenate(parts, axis=1)
+        shares = (layout.share(images[i : i + _EVALUATION_BATCH], 0) for i in starts)
+        return jnp.concatenate([layout.local(logits(learner, share)) for share in shares], axis=1)
 
     def evaluate(
         learner: Learner, images: Any = dataset.test_images, labels: Any = dataset.test_labels
@@ -224,13 +246,15 @@ def build_program(
         kept = np.asarray(learner.opt_state.info.kept)
         return {path: kept[..., i] for i, path in enumerate(paths)}
 
-    rate = jax.jit(jax.vmap(jaxsparse.exploration_rate, in_axes=(axes.opt_state,)))
-    init = jax.jit(jax.vmap(init_one, out_axes=axes))
+    rate = jax.jit(
+        jax.vmap(jaxsparse.exploration_rate, in_axes=(axes.opt_state,)),
+        out_shardings=layout.everywhere,
+    )
     return Program(
-        init=init,
-        start=jax.jit(jax.vmap(start_one, out_axes=axes)),
-        go_on=jax.jit(jax.vmap(go_on_one, out_axes=axes)),
-        run=jax.jit(run, donate_argnums=0),
+        init=jax.jit(init, out_shardings=places),
+        start=jax.jit(jax.vmap(start_one, out_axes=axes), out_shardings=places),
+        go_on=jax.jit(jax.vmap(go_on_one, out_axes=axes), out_shardings=places),
+        run=layout.step(run, places),
         scores=scores,
         evaluate=evaluate,
         kept=kept,
@@ -241,7 +265,7 @@ def build_program(
             if row.shape
         ),
         flops=report.dense,
-        abstract=jax.eval_shape(init, jnp.arange(seeds, dtype=jnp.uint32)),
+        abstract=layout.placed(abstract, places),
     )
 
 

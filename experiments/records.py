@@ -11,6 +11,8 @@ RUN/cells/CELL/lock              locked while a process is at work on the cell
 RUN/cells/CELL/checkpoints/      Orbax; checkpoints.json beside it names the newest
 RUN/cells/CELL/damaged/          checkpoints that were not whole when a run went on
 RUN/report.html
+
+Of several processes, process 0 writes them.
 """
 
 import contextlib
@@ -26,6 +28,8 @@ from typing import Any
 
 import jax
 import numpy as np
+
+from . import processes
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error)
 
@@ -133,6 +137,8 @@ def write_bytes(path: pathlib.Path, data: bytes) -> None:
       path: The file; its folder is made.
       data: Its content.
     """
+    if not processes.writes():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -181,6 +187,8 @@ def append_metrics(folder: pathlib.Path, rows: list[dict[str, Any]]) -> None:
       folder: Folder of the cell.
       rows: One dictionary a line.
     """
+    if not processes.writes():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)

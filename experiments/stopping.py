@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from .nonfinite import NotFiniteError
+from .processes import ProcessLostError
 
 FAILED = 1
 """Exit code where cells failed, for different reasons or an unexpected one; others are finished."""
@@ -16,6 +17,8 @@ NOT_FINITE = 3
 """Exit code where cells had more steps with numbers that are not finite than they may."""
 CANNOT_SAVE = 74
 """Exit code of a run that could not write (a full disk) and can be resumed (EX_IOERR)."""
+PROCESS_LOST = 75
+"""Exit code where another process of the run is gone; all can be resumed (EX_TEMPFAIL)."""
 INTERRUPTED = 128 + signal.SIGINT
 """Exit code, 130, of a run that Ctrl-C stopped, after a checkpoint."""
 TERMINATED = 128 + signal.SIGTERM
@@ -93,6 +96,7 @@ def exit_code(error: BaseException) -> int:
         (NotFiniteError, NOT_FINITE),
         ((ValueError, FileNotFoundError), CANNOT_RUN),
         (OSError, CANNOT_SAVE),
+        (ProcessLostError, PROCESS_LOST),
     ]
     return next((code for kind, code in known if isinstance(error, kind)), FAILED)
 

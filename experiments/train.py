@@ -34,14 +34,22 @@ from rich.progress import (
 
 import jaxsparse
 
-from . import conversion, data, evaluate, jobs, records
+from . import conversion, data, evaluate, jobs, mesh, processes, records
 from .cell import Cell, program_of, run_cell
 from .checkpoints import differences
 from .config import FREE, PRESETS, Config, check, preset
 from .data import steps_per_epoch
 from .nonfinite import NotFiniteError
 from .report import write_report
-from .stopping import FailedCellsError, Signals, Stopped, exit_code, tell
+from .stopping import (
+    CANNOT_SAVE,
+    PROCESS_LOST,
+    FailedCellsError,
+    Signals,
+    Stopped,
+    exit_code,
+    tell,
+)
 from .tables import summary_table
 
 _DEFAULT = "digits-mlp"
@@ -154,6 +162,7 @@ def _begin_or_join(name: str, config: Config, root: pathlib.Path) -> pathlib.Pat
         "cells": cells,
         "environment": environment(),
     }
+    processes.wait_for_all("a run is opened")  # each has looked at what is there
     records.write_json(run / "run.json", about)
     return run
 
@@ -215,8 +224,8 @@ def train(config: Config, run: pathlib.Path, console: Console) -> list[records.R
       Stopped: on Ctrl-C or SIGTERM, after a checkpoint.
     """
     cells = jobs.share(cells_of(config), config.job_index, config.job_count)
-    dataset = data.load(config.data, config.data_dir)
-    outside = evaluate.images_outside(dataset, config.data_dir)
+    dataset = processes.first_alone(lambda: data.load(config.data, config.data_dir))
+    outside = processes.first_alone(lambda: evaluate.images_outside(dataset, config.data_dir))
     per_cell = config.epochs * steps_per_epoch(len(dataset.train_images), config.batch_size)
     if per_cell >= 2**31:
         raise ValueError(f"epochs is {config.epochs}: {per_cell} steps, where 2**31 are too many")
@@ -268,8 +277,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       Exit code, one of `experiments.stopping`: 0; 1 where cells failed; 2 for what cannot run; 3
       for more steps with numbers that are not finite than ``--max-nonfinite``; 74 where a file
-      cannot be written; 130 and 143 for a run that Ctrl-C or SIGTERM stopped. All but 2 can be gone
-      on with, by ``--resume``.
+      cannot be written, 75 where another process is gone; 130 and 143 for a run that Ctrl-C or
+      SIGTERM stopped. All but 2 can be gone on with, by ``--resume``.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     console = Console()
@@ -288,20 +297,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if config.list_jobs:
             _list_jobs(name, config, console)
             return 0
-        run = open_run(name, config, pathlib.Path("runs"))
-        console.print(f"{name}: {len(cells_of(config))} cells x {config.seeds} seeds, into {run}")
-        train(config, run, console)
-    except FailedCellsError as error:
-        _finish(run, config, console)
-        return tell(error)
-    except (ValueError, OSError, NotFiniteError) as error:
-        return tell(error)
+        processes.join(config.devices)
+        mesh.use_cpu_devices(config.devices)
+        console.quiet = not processes.writes()
+        with processes.watching():
+            run = open_run(name, config, pathlib.Path("runs"))
+            many = f"{len(cells_of(config))} cells x {config.seeds} seeds"
+            console.print(f"{name}: {many}, into {run}")
+            try:
+                train(config, run, console)
+            except FailedCellsError as error:
+                _finish(run, config, console)
+                return tell(error)
+            _finish(run, config, console)
+            processes.wait_for_all("the report is written")
+    except (ValueError, OSError, NotFiniteError, processes.ProcessLostError) as error:
+        code = tell(error)
+        return processes.leave(code) if code in (CANNOT_SAVE, PROCESS_LOST) else code
     except (Stopped, KeyboardInterrupt) as error:
         console.print(
             f"stopped; go on with: python -m experiments.train {name} --resume (same flags)"
         )
         return exit_code(error)
-    _finish(run, config, console)
     return 0
 
 
@@ -310,7 +327,8 @@ def _finish(run: pathlib.Path, config: Config, console: Console) -> None:
     results, cells = records.read_results(run), cells_of(config)
     if results:
         console.print(summary_table(results))
-    if len(results) == len(cells) or (results and config.job_index is None):
+    reported = len(results) == len(cells) or (results and config.job_index is None)
+    if reported and processes.writes():
         console.print(f"report: {write_report(run)}")
     if len(results) < len(cells):
         console.print(f"{len(results)} of {len(cells)} cells are finished; others: --list-jobs")

@@ -103,7 +103,7 @@ def _size(shapes: str) -> int:
 
 def _group(line: str, devices: int) -> int:
     """How many devices a collective is among."""
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line)
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", line)
     if mesh:
         sizes = dict(axis.split("=") for axis in mesh[1].split(","))
         return math.prod(int(sizes[name]) for name in mesh[2].split(","))

@@ -1,5 +1,6 @@
 """The tables, for the terminal and as a page."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich import box
@@ -7,7 +8,7 @@ from rich.table import Table
 
 from experiments.tables import aligned_markdown
 
-from .rows import Scale
+from .rows import Exchange, Scale
 
 HEADS = (
     "devices",
@@ -98,14 +99,26 @@ def exchanged_table(found: list[Scale]) -> str:
     Returns:
       Markdown.
     """
+    rows = [((row.way, str(row.devices)), one) for row in found for one in row.exchanged]
+    return exchange_table(("update by", "devices"), rows)
+
+
+def exchange_table(heads: Sequence[str], rows: Iterable[tuple[Sequence[str], Exchange]]) -> str:
+    """Exchanges as Markdown.
+
+    Args:
+      heads: Of the columns that say whose they are.
+      rows: Those columns, and an exchange.
+
+    Returns:
+      Markdown.
+    """
     body = [
-        (row.way, str(row.devices), one.of, one.kind, f"{one.count:.0f}", f"{one.payload:,.0f}",
-         f"{one.sent:,.0f}")
-        for row in found
-        for one in row.exchanged
-    ]  # fmt: skip
-    heads = ("update by", "devices", "exchanged in a", "collective", "number", "result, B")
-    return aligned_markdown((*heads, "sent by a device, B"), body)
+        (*whose, one.of, one.kind, f"{one.count:.0f}", f"{one.payload:,.0f}", f"{one.sent:,.0f}")
+        for whose, one in rows
+    ]
+    heads = (*heads, "exchanged in a", "collective", "number", "result, B", "sent by a device, B")
+    return aligned_markdown(heads, body)
 
 
 def agreement_table(found: list[Scale]) -> str:

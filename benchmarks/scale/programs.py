@@ -49,9 +49,18 @@ def mesh_of(devices: int, *others: int) -> jax.sharding.Mesh:
     return jax.make_mesh(shape, names, axis_types=kinds, devices=jax.devices()[: math.prod(shape)])
 
 
-def _read(
-    function: Any, mesh: jax.sharding.Mesh, *arguments: Any, left_out: str = _TREE
-) -> Program:
+def read(function: Any, mesh: jax.sharding.Mesh, *arguments: Any, left_out: str = _TREE) -> Program:
+    """Compile a jitted function for a mesh, and read the program.
+
+    Args:
+      function: With ``lower``.
+      mesh: Where it would run.
+      *arguments: Its arguments, abstract or not.
+      left_out: Passes of XLA's that are not run.
+
+    Returns:
+      The program.
+    """
     with jax.set_mesh(mesh):
         compiled = function.lower(*arguments).compile({"xla_disable_hlo_passes": left_out})
     memory = compiled.memory_analysis()
@@ -74,7 +83,7 @@ def gradient(decoder: Decoder, mesh: jax.sharding.Mesh) -> Program:
     """
     words = jax.ShapeDtypeStruct((mesh.size, _TOKENS), jnp.int32)
     params = placed(decoder.params(), mesh)
-    return _read(jax.jit(gradient_of(decoder, mesh)), mesh, params, words, left_out=_MERGE)
+    return read(jax.jit(gradient_of(decoder, mesh)), mesh, params, words, left_out=_MERGE)
 
 
 def optimizer(method: str, sparsity: float) -> optax.GradientTransformationExtraArgs:
@@ -129,7 +138,7 @@ def update(tx: Any, decoder: Decoder, mesh: jax.sharding.Mesh) -> Program:
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    return _read(jax.jit(step, donate_argnums=(0, 1)), mesh, params, state, params)
+    return read(jax.jit(step, donate_argnums=(0, 1)), mesh, params, state, params)
 
 
 def argsort_update(
@@ -164,4 +173,4 @@ def argsort_update(
 
     fraction = jax.ShapeDtypeStruct((), jnp.float32)
     where = [mask.sharding for mask, _, _ in rows]
-    return _read(jax.jit(sort_all, out_shardings=where), mesh, rows, fraction)
+    return read(jax.jit(sort_all, out_shardings=where), mesh, rows, fraction)

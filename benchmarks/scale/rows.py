@@ -14,7 +14,7 @@ class Exchange(NamedTuple):
 
     Attributes:
       of: ``"step"``: every training step; ``"update"``: once an update; ``"pass of search 1"``:
-        every pass; ``"argsort"``: once an update by sorting.
+        every pass; ``"argsort"``: once an update by sorting; ``"call"``: once a compiled call.
       kind: Of the collectives.
       count: How many there are.
       payload: Bytes of their results on one device.

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from experiments.mesh import spec_of
+
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
@@ -57,24 +59,6 @@ class Decoder:
         }
 
 
-def spec_of(leaf: Any, mesh: jax.sharding.Mesh) -> P:
-    """Each axis of the mesh along the largest dimension that is still free and divisible by it.
-
-    Args:
-      leaf: Anything with a shape.
-      mesh: Of one axis (FSDP) or several.
-
-    Returns:
-      The specification; empty where nothing fits.
-    """
-    spec: list[str | None] = [None] * len(leaf.shape)
-    for name, size in mesh.shape.items():
-        fits = [i for i, n in enumerate(leaf.shape) if spec[i] is None and n % size == 0]
-        if fits:
-            spec[max(fits, key=leaf.shape.__getitem__)] = name
-    return P(*spec)
-
-
 def placed(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     """Abstract arrays with a sharding each.
 
@@ -87,7 +71,7 @@ def placed(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     """
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec_of(leaf, mesh))
+            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec_of(leaf.shape, mesh.shape))
         ),
         tree,
     )
@@ -137,7 +121,7 @@ def gradient_of(decoder: Decoder, mesh: jax.sharding.Mesh) -> Any:
       ``(params, tokens) -> (loss, gradients)``, the tokens (devices, tokens) of int32.
     """
     (axis,) = mesh.axis_names
-    specs = jax.tree.map(lambda leaf: spec_of(leaf, mesh), decoder.params())
+    specs = jax.tree.map(lambda leaf: spec_of(leaf.shape, mesh.shape), decoder.params())
 
     def whole(shares: Any, specs: Any) -> Any:
         def gathered(share: jax.Array, spec: P) -> jax.Array:
