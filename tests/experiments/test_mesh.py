@@ -116,7 +116,7 @@ def test_a_checkpoint_of_eight_devices_is_restored_on_two_and_on_one(
             assert len(mask.sharding.device_set) == devices
             assert mask.sharding.is_fully_replicated == (devices == 1)
         for leaf, expected in zip(jax.tree.leaves(found), jax.tree.leaves(abstract), strict=True):
-            assert leaf.sharding == expected.sharding
+            assert leaf.sharding == (expected.sharding or SingleDeviceSharding(jax.devices()[0]))
 
 
 def test_a_run_on_a_mesh_is_resumed_on_one_device(tmp_path: pathlib.Path) -> None:
@@ -159,8 +159,7 @@ def test_what_is_not_like_a_weight_is_everywhere() -> None:
     assert places["mask"] == NamedSharding(mesh, P(None, "fsdp", None))
     assert all(places[name].is_fully_replicated for name in ("bias", "kept", "x"))
     assert Layout().places(tree, params) is None
-    alone = Layout().placed(tree, None)["mask"].sharding
-    assert alone == SingleDeviceSharding(jax.devices()[0])
+    assert Layout().placed(tree, None) is tree  # where JAX puts new arrays
 
 
 @pytest.mark.parametrize("images", [np.arange(16), np.arange(15)])
