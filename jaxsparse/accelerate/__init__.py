@@ -6,6 +6,7 @@ and accounting are those of everything else.
 
 from jaxsparse.accelerate.block_sparse import block_sparse_matmul
 from jaxsparse.accelerate.fan_in import condensed_matmul
+from jaxsparse.accelerate.inference import CompiledInference, compile_inference
 from jaxsparse.accelerate.initial import block_sparse_kernel
 from jaxsparse.accelerate.packing import (
     bytes_of,
@@ -26,12 +27,14 @@ from jaxsparse.accelerate.training import (
 )
 
 __all__ = [
+    "CompiledInference",
     "PackedOptimizer",
     "PackedState",
     "Topology",
     "block_sparse_kernel",
     "block_sparse_matmul",
     "bytes_of",
+    "compile_inference",
     "complete",
     "condensed_matmul",
     "masks_of_topology",
