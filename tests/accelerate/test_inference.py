@@ -127,7 +127,7 @@ def test_half_precision_is_that_of_the_model() -> None:
     # float32 weights are cast where the model does it: before, once. No rows in half precision.
     assert list(model.layers[0].seconds) == ["dense", "condensed"]
     assert model.bytes == (2 * 8 * (2 + 4), 4 * 16 * 8)
-    want = layer.apply(masked(params, masks), x)
+    want: Any = layer.apply(masked(params, masks), x)
     assert model(x).dtype == want.dtype == jnp.bfloat16
     np.testing.assert_allclose(model(x).astype(float), want.astype(float), atol=0.05)
 
