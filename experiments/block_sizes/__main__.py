@@ -16,8 +16,9 @@ import tyro
 from rich.console import Console
 
 from .. import data, records
+from ..stopping import INTERRUPTED, tell
 from ..study import train_missing, write_results
-from ..train import INTERRUPTED, check_same, environment
+from ..train import check_same, environment
 from . import page, plot, times
 from .cells import Study, cells_of, check
 from .training import Trainer
@@ -67,9 +68,8 @@ def main(given: Arguments) -> int:
             except KeyboardInterrupt:
                 console.print("stopped; the same command goes on")
                 code = INTERRUPTED
-    except (ValueError, FileNotFoundError) as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
+    except (ValueError, OSError) as error:
+        return tell(error)
     text = page.markdown(about)
     write_results(given.results, _NAME, about, text, plot.figure(about))
     console.print(text, markup=False, highlight=False, soft_wrap=True)
