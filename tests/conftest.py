@@ -18,9 +18,6 @@ os.environ["XLA_FLAGS"] = " ".join(
         os.environ.get("XLA_FLAGS", ""),
         "--xla_cpu_collective_call_terminate_timeout_seconds=300",
         "--xla_cpu_collective_timeout_seconds=300",
-        # The emitters of fused operations take half the time of a compilation; newer jax knows no
-        # others, and where a test looks at what is compiled, it has them.
-        *(["--xla_cpu_use_fusion_emitters=false"] if jax.__version_info__ < (0, 11) else []),
     ]
 )
 # What one process of a run has compiled, the others take from there, as does a file's next one. A

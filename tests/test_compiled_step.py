@@ -14,8 +14,6 @@ import jaxsparse
 
 SIZES = (384, 512, 640)
 WEIGHTS = 384 * 512 + 512 * 640
-# As users compile; the other tests have it quicker, where there is a choice.
-OPTIONS = {"xla_cpu_use_fusion_emitters": True} if jax.__version_info__ < (0, 11) else {}
 
 
 pytestmark = pytest.mark.usefixtures("as_on_one_device")
@@ -33,7 +31,7 @@ def compiled(tx: optax.GradientTransformation) -> Any:
         return optax.apply_updates(params, updates), state
 
     donating = jax.jit(step, donate_argnums=(0, 1))
-    return donating.lower(params, jax.eval_shape(tx.init, params)).compile(OPTIONS)
+    return donating.lower(params, jax.eval_shape(tx.init, params)).compile()
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +130,7 @@ def test_to_see_whether_scores_are_finite_none_is_stored() -> None:
     params = {"kernel": jnp.ones((384, 512))}
     masks = jax.eval_shape(method.init, jax.random.key(0), params)
     program = jax.jit(lambda m, p: method.update(jax.random.key(0), m, p, p, 0))
-    text = program.lower(masks, params).compile(OPTIONS).as_text()
+    text = program.lower(masks, params).compile().as_text()
     assert "cosine(" in text
     computed = r"= f32\[(?:384,512|196608)\]\S* (?!parameter|get-tuple-element|bitcast)\w+"
     programs = re.split(r"\n(?=%|ENTRY)", text)
