@@ -153,7 +153,10 @@ class Checkpoints:
         placed = lambda leaf: leaf.update(sharding=leaf.sharding or here)
         target = ocp.args.StandardRestore(jax.tree.map(placed, abstract))
         try:
-            return Saved(whole, self._manager.restore(whole, args=target))
+            with processes.watching():
+                return Saved(whole, self._manager.restore(whole, args=target))
+        except processes.ProcessLostError:
+            raise
         except Exception as error:  # whatever Orbax and TensorStore make of what fits no state
             raise ValueError(
                 f"{self._folder / str(whole)} is as it was written, but cannot be read "

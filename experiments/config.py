@@ -322,6 +322,11 @@ def check(config: Config) -> None:
     check_model(config.model, config.data)
     check_optimizer(config.optimizer)
     mesh.check(config.devices, config.batch_size)
+    if config.per_device and config.devices.mesh:
+        raise ValueError(
+            f"per_device trains a cell on each device, mesh {config.devices.mesh!r} each cell on "
+            "all of them; leave one of them out"
+        )
     if math.isnan(config.checkpoint_seconds):
         raise ValueError("checkpoint_seconds is nan; give a number of seconds, 0 for every call")
     if config.max_nonfinite is not None and config.max_nonfinite < 0:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from . import records
+from . import processes, records
 from .stopping import FAILED, FailedCellsError, Stopped, exit_code
 
 Job = TypeVar("Job")
@@ -35,22 +35,24 @@ def alone(folder: pathlib.Path, *, wait: bool = False) -> Iterator[bool]:
     Raises:
       ValueError: where the file system has no locks.
     """
-    if jax.process_index():  # of the processes of one program the first locks
-        yield True
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
+
+    def lock() -> int:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = held.enter_context((folder / "lock").open("w"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            yield False
-            return
+            return 0
         except OSError as error:
             raise ValueError(
                 f"{folder} cannot be locked ({error.strerror}); put the run on a file system with "
                 "locks (--out)"
             ) from None
-        yield True
+        return 1
+
+    with contextlib.ExitStack() as held:
+        # (Of the processes of one program the first locks, for all.)
+        yield bool(processes.decided(lock))
 
 
 def share(jobs: Sequence[Job], index: int | None, count: int | None) -> list[Job]:

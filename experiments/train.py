@@ -229,9 +229,14 @@ def train(config: Config, run: pathlib.Path, console: Console) -> list[records.R
     per_cell = config.epochs * steps_per_epoch(len(dataset.train_images), config.batch_size)
     if per_cell >= 2**31:
         raise ValueError(f"epochs is {config.epochs}: {per_cell} steps, where 2**31 are too many")
+    if jax.process_count() > 1 and (config.per_device or config.start_from):
+        raise ValueError(
+            "--per-device and --start-from take one process; begin the run in one (Ctrl-C stops it "
+            "after a checkpoint), and go on in several with --resume"
+        )
     start = None
     if config.start_from is not None:
-        abstract = program_of(config, cells[0], dataset).abstract
+        abstract = program_of(config, cells_of(config)[0], dataset).abstract
         start = conversion.fitted(conversion.read_network(config.start_from, dataset), abstract)
     done = {cell.name: 0 for cell in cells}
     with Signals() as signals, progress_bars(console) as bars:

@@ -26,7 +26,7 @@ from experiments.block_sizes.cells import (
     training_flops,
 )
 from experiments.block_sizes.comparison import Found
-from experiments.train import INTERRUPTED
+from experiments.stopping import INTERRUPTED
 from jaxsparse import accelerate
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
