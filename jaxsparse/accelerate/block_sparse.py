@@ -6,8 +6,8 @@ says which block row each one is from. Inside, features come first and the batch
 block row is then a copy of consecutive memory, and a block column is one matrix product.
 
 Two forms of the same sums: all block columns in one batched product, or one after another. On one
-CPU device the latter is up to four times as fast (its operands stay in the cache); on several
-devices, and on accelerators, columns are independent of one another and go together. For a batch
+CPU device the latter is up to four times as fast for small blocks (its operands stay in the cache);
+for large ones, on several devices, and on accelerators, columns go together. For a batch
 of a few, a CPU reads the values at the speed of memory only if they are the right operand; for a
 single example the columns then go together.
 """
@@ -27,7 +27,9 @@ from jaxsparse._dtypes import wide_dtype
 
 # Examples a batch up to which the values are the right operand on a CPU.
 _FEW = 32
-
+# Weights in a block from which on a CPU, too, takes columns together; with sums into rows, four
+# times as many.
+_LARGE = 64 * 64
 
 Form: TypeAlias = Literal["xla", "pallas"]
 """What a product is made of: XLA's operations, or a kernel of this platform's."""
@@ -135,7 +137,8 @@ def _product(x: Array, values: Array, indices: Array) -> Array:
     batch = x.shape[-1]
     if batch == 1:
         return _forward_one(x, values, indices)
-    in_turn = _forward_few if batch <= _FEW else _forward_scan
+    large = _area(values) >= _LARGE
+    in_turn = _forward_few if batch <= _FEW else _forward_batched if large else _forward_scan
     return _by_platform(in_turn, _forward_batched, x, values, indices)
 
 
@@ -145,10 +148,12 @@ def _product_fwd(x: Array, values: Array, indices: Array) -> tuple[Array, tuple[
 
 def _product_bwd(saved: tuple[Any, ...], grad: Array) -> tuple[Array, Array, None]:
     x, values, indices = saved
-    inputs = functools.partial(_inputs_scan, rows=x.shape[0])
-    batched = functools.partial(_inputs_batched, rows=x.shape[0])
-    grad_x = _by_platform(inputs, batched, grad, values, indices)
-    grad_values = _by_platform(_values_scan, _values_batched, x, grad, indices)
+    area = _area(values)
+    in_turn = _inputs_batched if area >= 4 * _LARGE else _inputs_scan
+    inputs = [functools.partial(form, rows=x.shape[0]) for form in (in_turn, _inputs_batched)]
+    grad_x = _by_platform(*inputs, grad, values, indices)
+    in_turn = _values_batched if area >= _LARGE else _values_scan
+    grad_values = _by_platform(in_turn, _values_batched, x, grad, indices)
     # An empty slot points past the end, where taking rows takes the last one.
     present = (indices < x.shape[0])[:, :, None, None]
     grad_values = jnp.where(present, grad_values.reshape(values.shape), 0)
@@ -156,6 +161,11 @@ def _product_bwd(saved: tuple[Any, ...], grad: Array) -> tuple[Array, Array, Non
 
 
 _product.defvjp(_product_fwd, _product_bwd)
+
+
+def _area(values: Array) -> int:
+    """Weights in a block."""
+    return values.shape[2] * values.shape[3]
 
 
 def _by_platform(in_turn: Any, together: Any, *operands: Array) -> Array:
