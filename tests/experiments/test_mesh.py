@@ -179,6 +179,7 @@ def test_examples_are_split_where_that_is_even(images: np.ndarray) -> None:
         (["--mesh", "data"], ["data=;", "number of devices"]),
         (["--mesh", "data=4,model=4"], ["16 devices, where there are 8", "JAX_NUM_CPU_DEVICES"]),
         (["--mesh", "data=8", "--batch-size", "60"], ["batch_size is 60", "splits it in 8", "56"]),
+        (["--mesh", "data=8", "--per-device"], ["per_device", "leave one of them out"]),
         (["--mesh-axes", "explicit"], ["there is no mesh", "--mesh data=4"]),
         (["--num-processes", "2"], ["--coordinator HOST:PORT"]),
         (["--coordinator", "host:1"], ["--num-processes N", "None and None"]),

@@ -20,6 +20,7 @@ from experiments.mesh import Layout, mesh_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+PATIENCE = 1200  # seconds; a busy machine compiles for minutes
 CALLS, STEPS = 6, 5  # a checkpoint after each call
 FLAGS = [
     *("--methods", "rigl", "--seeds", "1", "--epochs", str(CALLS), "--batch-size", "240"),
@@ -68,6 +69,15 @@ def start(folder: pathlib.Path, said: str, flags: list[str], last: int = -1, mor
     )
 
 
+def finish(pair: list[Any]) -> list[str]:
+    """What they said, once both have ended; none is left behind."""
+    try:
+        return [process.communicate(timeout=PATIENCE)[0] for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+
+
 def free_port() -> int:
     """One of those that JAX takes under SLURM."""
     for port in range(61440, 65536):
@@ -108,7 +118,7 @@ def test_two_processes_one_of_them_killed_end_with_the_numbers_of_one(
         start(tmp_path, "first-0", [*flags, *where, "0"]),
         start(tmp_path, "first-1", [*flags, *where, "1"], last=kept + STEPS),
     ]
-    outputs = [process.communicate(timeout=400)[0] for process in pair]
+    outputs = finish(pair)
     assert pair[1].returncode == -signal.SIGKILL, outputs
     # It may be JAX that ends it first.
     assert pair[0].returncode in (train.PROCESS_LOST, -signal.SIGABRT), outputs
@@ -131,7 +141,7 @@ def test_two_processes_one_of_them_killed_end_with_the_numbers_of_one(
         )
         for i in range(2)
     ]
-    outputs = [process.communicate(timeout=400)[0] for process in pair]
+    outputs = finish(pair)
     assert [process.returncode for process in pair] == [0, 0], outputs
     assert results(run) == expected
     # Each number once, and the report by process 0 alone.
