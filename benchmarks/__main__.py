@@ -20,7 +20,7 @@ import tyro
 from experiments.tables import aligned_markdown
 from experiments.train import environment
 
-from . import packing, ranking, shrinking, stepping
+from . import inferring, packing, ranking, shrinking, stepping
 from .measure import Row
 
 Section = Literal[
@@ -35,6 +35,7 @@ Section = Literal[
     "compacted",
     "packed",
     "bytes",
+    "inference",
 ]
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 
@@ -55,6 +56,7 @@ class Arguments:
         "compacted",
         "packed",
         "bytes",
+        "inference",
     )
     """Parts of the table."""
     sizes: tuple[int, ...] = ()
@@ -90,6 +92,7 @@ def sections(arguments: Arguments) -> dict[str, Callable[[], Iterator[Row]]]:
         "compacted": shrinking.compacted_rows,
         "packed": packing.packed_rows,
         "bytes": packing.bytes_rows,
+        "inference": inferring.inference_rows,
     }
     return {name: lambda f=known[name]: f(arguments.repeats) for name in arguments.sections}
 

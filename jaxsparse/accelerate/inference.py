@@ -1,6 +1,7 @@
 """A masked model as the fastest function that gives the same: measured, layer by layer."""
 
 import functools
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -61,7 +62,7 @@ class CompiledInference(NamedTuple):
             (
                 row.path,
                 "x".join(map(str, row.shape)),
-                f"{row.kept / max(int(np.prod(row.shape)), 1):.1%}",
+                f"{row.kept / max(math.prod(row.shape), 1):.1%}",
                 row.chosen,
                 *(ms(row.seconds.get(name)) for name in _NAMES),
                 row.reason,
@@ -98,10 +99,10 @@ def compile_inference(
     bcsr          on a CPU: compressed rows of ``jax.experimental.sparse``
     ============  =============================================================================
 
-    Then the whole function is, against the dense one and, where some units do nothing, against the
-    smaller network of ``units.compact`` treated alike. What is not faster than dense by the margin
-    is not chosen, so the result is as fast as dense or faster, but for the noise of the clock. It
-    is compiled for one device.
+    Then the whole function is, against the dense one and, where so many units do nothing that it
+    may matter, against the smaller network of ``units.compact`` treated alike. What is not faster
+    than dense by the margin is not chosen, so the result is as fast as dense or faster, but for
+    the noise of the clock. It is compiled for one device.
 
     The model is traced, not described: linen, nnx (split), Equinox and plain functions will do,
     and what they call (jit, remat, custom rules). Weights that a loop, a gather or a larger
@@ -150,7 +151,7 @@ def compile_inference(
     choice = Choice(margin, measure or medians)
     plans = {"layer by layer": layer_by_layer(model, inputs, choice)}
     layers = tuple(_as_dense(row) for row in plans["layer by layer"].layers)
-    smaller = _compacted(apply_fn, params, masks, inputs)
+    smaller = _compacted(apply_fn, params, masks, inputs, margin)
     if smaller is not None:
         plans["compacted"] = layer_by_layer(smaller, inputs, choice)
     dense, size = functools.partial(jax.jit(model.function), model.leaves), bytes_of(model.leaves)
@@ -193,13 +194,21 @@ def _agree(found: Any, want: Any) -> bool:
 
 
 def _compacted(
-    apply_fn: Callable[..., Any], params: Params, masks: Masks, inputs: Sequence[Any]
+    apply_fn: Callable[..., Any],
+    params: Params,
+    masks: Masks,
+    inputs: Sequence[Any],
+    margin: float,
 ) -> Model | None:
-    """The smaller network, where it is one."""
+    """The smaller network, where enough of it is gone to be worth measuring."""
     if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(params)):
         return None
     small = units.compact(apply_fn, params, masks, *inputs)
-    if all(layer.before == layer.after for layer in small.layers):
+    before, after = (
+        sum(math.prod(shape) for shape in shapes)
+        for shapes in zip(*[(layer.before, layer.after) for layer in small.layers], strict=True)
+    )
+    if after >= (1 - margin) * before:
         return None
     apply, structure = small.apply, jax.tree.structure(params)
     return Model(
