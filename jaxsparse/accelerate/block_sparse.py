@@ -150,8 +150,9 @@ def _product_bwd(saved: tuple[Any, ...], grad: Array) -> tuple[Array, Array, Non
     x, values, indices = saved
     area = _area(values)
     in_turn = _inputs_batched if area >= 4 * _LARGE else _inputs_scan
-    inputs = [functools.partial(form, rows=x.shape[0]) for form in (in_turn, _inputs_batched)]
-    grad_x = _by_platform(*inputs, grad, values, indices)
+    in_turn = functools.partial(in_turn, rows=x.shape[0])
+    together = functools.partial(_inputs_batched, rows=x.shape[0])
+    grad_x = _by_platform(in_turn, together, grad, values, indices)
     in_turn = _values_batched if area >= _LARGE else _values_scan
     grad_values = _by_platform(in_turn, _values_batched, x, grad, indices)
     # An empty slot points past the end, where taking rows takes the last one.
