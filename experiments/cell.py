@@ -89,7 +89,7 @@ def program_of(
     per_epoch = steps_per_epoch(len(dataset.train_images), config.batch_size)
     steps = config.epochs * per_epoch
     model = build.build_model(config, dataset.num_classes)
-    measures = measures_of(model, dataset)
+    measures = measures_of(model, dataset, layout.auto)
     return build_program(
         model,
         dataset,

@@ -46,12 +46,15 @@ class Measures(NamedTuple):
     inputs: Any
 
 
-def measures_of(model: nn.Module, dataset: Dataset) -> Measures:
+def measures_of(
+    model: nn.Module, dataset: Dataset, laid_out: Callable[[Any], Any] = lambda f: f
+) -> Measures:
     """Measures of a network on a few training images; batch statistics as they are at first.
 
     Args:
       model: A linen module with ``__call__(images, train)``.
       dataset: The data.
+      laid_out: What makes a function of the network one that a step can call.
 
     Returns:
       What ``build_method`` hands on; no gradient is taken before a method asks.
@@ -81,12 +84,12 @@ def measures_of(model: nn.Module, dataset: Dataset) -> Measures:
         return traverse_util.unflatten_dict(norms)
 
     return Measures(
-        curvature=lambda params: gauss_newton_diagonal(logits, params, images),
-        activation_norms=activation_norms,
+        curvature=laid_out(lambda params: gauss_newton_diagonal(logits, params, images)),
+        activation_norms=laid_out(activation_norms),
         chain=tuple("/".join(path) for path in kernels),
         examples=len(dataset.train_images),
-        model_fn=logits,
-        loss_fn=cross_entropy(logits),
+        model_fn=laid_out(logits),
+        loss_fn=laid_out(cross_entropy(logits)),
         batches=_of_each_class(dataset, mean, std),
         inputs=jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32),
     )

@@ -257,12 +257,12 @@ class Layout(NamedTuple):
             return jax.tree.map(lambda x, place: jax.sharding.reshard(x, place.spec), tree, places)
         return jax.tree.map(jax.lax.with_sharding_constraint, tree, places)
 
-    def auto(self, function: Any, like: Any) -> Any:
+    def auto(self, function: Any, like: Any = None) -> Any:
         """A function that XLA lays out, in a program whose axes may be Explicit.
 
         Args:
-          function: ``(*arrays) -> (pytree, other)``.
-          like: Where the leaves of that pytree belong, as shardings with a leading seed axis; the
+          function: ``(*arrays) -> (pytree, other)``; without ``like``, any.
+          like: Where the leaves of that pytree belong, as shardings with a leading seed axis; all
             other results are on every device.
 
         Returns:
@@ -271,7 +271,7 @@ class Layout(NamedTuple):
         if not self.explicit:
             return function
         first = jax.tree.map(lambda place: P(*place.spec[1:]), like)
-        return jax.sharding.auto_axes(function, out_sharding=(first, P()))
+        return jax.sharding.auto_axes(function, out_sharding=(first, P()) if like else P())
 
     def step(self, function: Any, places: Any) -> Any:
         """Compile steps: ``(learner, rows) -> (learner, other)``.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, SingleDeviceSharding
+from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 pytest.importorskip("tyro", reason="the experiments extra is not installed")
@@ -95,6 +95,25 @@ def test_weights_masks_and_slots_lie_by_the_rules(name: str, trained: Any) -> No
         assert all(len(leaf.sharding.device_set) == 8 for leaf in weights)
     for leaf in jax.tree.leaves(learner):
         assert leaf.ndim == 3 or leaf.sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize("method", ["obd", "wanda", "grasp"])
+def test_what_evaluates_the_network_in_an_update_does_so_under_explicit_axes(
+    method: str, dataset: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Curvature, activations and gradients of gradients: traced, where types are checked."""
+    monkeypatch.setattr(Layout, "step", lambda layout, function, places: jax.jit(function))
+    auto = mesh_of({"fsdp": 4, "model": 2}, jax.devices()[:8])
+    kinds = (AxisType.Explicit,) * 2
+    mesh = jax.make_mesh((4, 2), ("fsdp", "model"), axis_types=kinds, devices=jax.devices()[:8])
+    layout = Layout(auto, explicit=True)
+    program: Any = cell.program_of(SMALL, cell.Cell(method, method, 0.9), dataset, layout)
+    rows = layout.share(np.zeros((2, 2, SMALL.batch_size), np.int32), -1)
+    typed = lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=NamedSharding(mesh, x.sharding.spec)
+    )
+    with jax.set_mesh(mesh):
+        program.run.trace(jax.tree.map(typed, program.abstract), typed(rows))
 
 
 def test_a_checkpoint_of_eight_devices_is_restored_on_two_and_on_one(
