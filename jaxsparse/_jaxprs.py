@@ -134,6 +134,43 @@ def flat_program(function: Callable[..., Any], *arguments: Any) -> Program:
     )
 
 
+# What a compiler may do in one place and not in another changes no bit of these.
+_EXACT = {
+    "abs", "and", "bitcast_convert_type", "broadcast_in_dim", "ceil", "clamp", "convert_element_type",
+    "copy", "eq", "expand_dims", "floor", "ge", "gt", "is_finite", "le", "lt", "max", "min", "ne",
+    "neg", "not", "or", "reshape", "round", "select_n", "sign", "squeeze", "stop_gradient", "xor",
+}  # fmt: skip
+_ROUNDING = {"add", "add_any", "integer_pow", "mul", "square", "sub"}
+
+
+def rounds_once(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Is the result the same to the last bit, wherever a compiler computes it?
+
+    So it is with one product or one sum. But a product and a sum are rounded together (a fused
+    multiply-add) or apart, and divisions, roots and exponentials have several forms, as the
+    compiler likes in each place.
+
+    Args:
+      function: Of pytrees of arrays.
+      *arguments: Arrays or ``jax.ShapeDtypeStruct`` leaves.
+
+    Returns:
+      Whether at most one operation of its program rounds.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.ones(3)
+      >>> rounds_once(lambda w, g: jnp.abs(w * g), x, x)
+      True
+      >>> rounds_once(lambda w, g: jnp.abs(w) + 0.1 * jnp.abs(g), x, x)
+      False
+    """
+    operations = flat_program(function, *arguments).operations
+    inexact = [operation for operation in operations if operation.name not in _EXACT]
+    allowed = all(op.name in _ROUNDING and op.params.get("y", 2) == 2 for op in inexact)
+    return allowed and len(inexact) <= 1
+
+
 class _Relu:
     """ReLU as one operation: its slope at 0 is 0, that of max(x, 0) one half."""
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from jaxsparse import scores, structures
 from jaxsparse._counting import counts, one_device
+from jaxsparse._jaxprs import rounds_once
 from jaxsparse._layout import Layout, layout_of
 from jaxsparse._report import deciding, finite_numbers, info_of
 from jaxsparse._sharding import like
@@ -285,7 +286,10 @@ def drop_grow(
                 # It has no use for a key, and every key is a loop to compile.
                 none = [None] * len(units)
                 columns = (*packed[:2], units, none if layout.packed else memories)
-                return layout, score, [(None, *row) for row in zip(*columns, strict=True)]
+                rows = [(None, *row) for row in zip(*columns, strict=True)]
+                # (Else the last pass might count other numbers than those that were searched.)
+                if all(rounds_once(score, *row) for row in rows):
+                    return layout, score, rows
             return rank(score, rows_of(part, in_weights(units)), layout)
 
         def in_weights(units: list[Array]) -> list[Array]:

@@ -17,8 +17,10 @@ from jaxsparse.base import Score
 def elementwise(score: Score) -> Score:
     """Mark a score each of whose numbers depends on one weight alone, and cheaply.
 
-    Such a score is computed anew in every pass of the selection and never stored; any other one
-    is computed once, and costs an array like the weights.
+    Such a score is computed anew in every pass of the selection and never stored, if one operation
+    at most rounds (``|w|``, ``|w g|``): a product and a sum, as in ``|w| + c |g|``, may come out
+    otherwise from one pass to the next, and the count would not be exact. Any other one is
+    computed once, and costs an array like the weights.
 
     Args:
       score: ``(key, weight, grad, mask, memory) -> score`` without reductions, sorts or
