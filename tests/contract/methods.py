@@ -38,7 +38,13 @@ def gradients(stream: int = 0) -> list[dict[str, Any]]:
 
 
 def clipped() -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, weight_decay=1e-2))
+    """All that may meet in a chain: one that skips bad steps, and slots that do not start at 0."""
+    inner = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_rss(initial_accumulator_value=0.1),
+        optax.adamw(1e-2, weight_decay=1e-2),
+    )
+    return optax.apply_if_finite(inner, 5)
 
 
 class Step:
@@ -68,12 +74,6 @@ def stepper(name: str) -> Step:
 def plain(name: str) -> Step:
     """Plain SGD. The rate is a power of two: its products are exact, fused with a sum or not."""
     return Step(optax.sgd(RATE), build(name))
-
-
-@functools.cache
-def careful(name: str) -> Step:
-    """An optimizer that skips bad steps; and slots that do not start at zero."""
-    return Step(optax.apply_if_finite(optax.adagrad(0.1), 5), build(name))
 
 
 class Run(NamedTuple):
@@ -155,6 +155,6 @@ def signature(tree: Any) -> Any:
 
 def forget() -> None:
     """Let all programs go."""
-    for cached in (stepper, plain, careful, run, due_steps, pure):
+    for cached in (stepper, plain, run, due_steps, pure):
         cached.cache_clear()
     jax.clear_caches()

@@ -84,6 +84,13 @@ WARNS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs(quick_compilation: None) -> Iterator[None]:
+    """None of these is of a method of the registry."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def standard_promotion() -> Iterator[None]:
     """Some optimizers broadcast inside; that is theirs to decide."""

@@ -12,7 +12,6 @@ import jaxsparse
 from tests.contract.methods import (
     Step,
     build,
-    careful,
     due_steps,
     gradients,
     kept,
@@ -23,6 +22,7 @@ from tests.contract.methods import (
     random_tree,
     run,
     same,
+    stepper,
 )
 
 
@@ -30,13 +30,13 @@ def test_grown_weights_start_at_zero_with_the_optimizers_own_slots(name: str) ->
     """Adagrad starts at 0.1, which a blind zero would miss."""
     if build(name).dense_weights:
         return  # nothing starts: absent weights are trained like the others
-    step, params = careful(name), random_tree(0)
+    step, params = stepper(name), random_tree(0)
     state = step.init(params, 0)
     grown = 0
     for grads in gradients():
         before = state.masks
         params, state = step.compiled(params, state, grads)
-        slots = state.inner_state.inner_state[0].sum_of_squares
+        slots = state.inner_state.inner_state[1].sum_of_squares
         for new, old, weight, slot in leaves(state.masks, before, params, slots):
             came = new & ~old
             grown += int(came.sum())
@@ -65,7 +65,7 @@ def _poison(grads: Any, masks: Any, where: str) -> Any:
 
 
 def test_a_gradient_that_is_not_finite_never_touches_the_masks(name: str) -> None:
-    step = careful(name)
+    step = stepper(name)
     for where in ("kept", "absent", "dense"):
         _one_bad_gradient(name, step, where)
     assert step.traces == 1
@@ -94,7 +94,7 @@ def _one_bad_gradient(name: str, step: Step, where: str) -> None:
 
 def test_a_weight_that_is_not_finite_never_touches_the_masks(name: str) -> None:
     """NaN at a kept weight, or infinity at an absent one: no update goes by it."""
-    step, due = careful(name), due_steps(name)
+    step, due = stepper(name), due_steps(name)
     if not due:
         return
     for number, where in ((np.nan, np.argmax), (np.inf, np.argmin)):
