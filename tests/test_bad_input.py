@@ -18,6 +18,8 @@ import pytest
 import jaxsparse
 from jaxsparse import dense, partition, sparsify, static
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 float32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
 LAYER = {"Dense_0": {"kernel": float32(6, 4)}}
 anything = lambda path, leaf: True

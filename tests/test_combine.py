@@ -12,7 +12,7 @@ import pytest
 import jaxsparse
 from jaxsparse import dense, partition, rigl, sparsify, static
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 
 def params_like(seed: int = 0) -> dict[str, Any]:

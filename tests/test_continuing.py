@@ -15,7 +15,7 @@ import jaxsparse
 from jaxsparse import keep_largest
 from tests.contract.methods import build, random_tree, same
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 
 def pairs(masks: Any, weights: Any) -> list[tuple[np.ndarray, np.ndarray]]:

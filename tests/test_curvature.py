@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxsparse.curvature import exact_hessian_diagonal, gauss_newton_diagonal, hutchinson
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 RNG = np.random.default_rng(0)
 draw = lambda *shape: jnp.asarray(RNG.normal(size=shape), jnp.float32)

@@ -18,6 +18,8 @@ import pytest
 
 import jaxsparse
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 MODULES = [
     "jaxsparse",
     *(module.name for module in pkgutil.walk_packages(jaxsparse.__path__, "jaxsparse.")),

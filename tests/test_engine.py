@@ -15,7 +15,7 @@ import pytest
 import jaxsparse
 from jaxsparse import apply_masks, block, drop_grow, n_m, scores, sparsify, uniform
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 SHAPES = {"a": (4, 6), "b": (3, 5)}
 KEPT = {"a": 12, "b": 8}  # 39 - floor(39 / 2) = 20 in all

@@ -11,7 +11,7 @@ import pytest
 import jaxsparse
 from jaxsparse.exploration import exploration_rate, explored
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 
 def tree(seed: int) -> Any:

@@ -20,7 +20,7 @@ from flax import nnx
 import jaxsparse
 from jaxsparse import TrainState, masks_of
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 STEPS, INPUTS, HIDDEN, CLASSES = 40, 12, 16, 3
 # 240 weights in two kernels at 75 %: 60 stay.

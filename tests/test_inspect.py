@@ -18,7 +18,7 @@ import jaxsparse
 from jaxsparse.export import save_safetensors
 from jaxsparse.inspect import main, report
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 PARAMS = {
     "first": {"bias": jnp.zeros(4), "kernel": jnp.ones((8, 4), jnp.bfloat16)},

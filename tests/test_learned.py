@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import jaxsparse
 from jaxsparse._tree import map_masks
 from jaxsparse.forward import MaskedForward
 from jaxsparse.learned import learned, sparse_leaves, train_own, with_leaves
+
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 
 def positive(**options: Any) -> Any:

@@ -13,6 +13,8 @@ from jaxsparse import at, every
 from jaxsparse.base import remember_nothing, start_nothing
 from jaxsparse.memories import gradient_window
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 MASKS = {"w": jnp.ones((2, 2), bool), "b": optax.MaskedNode()}
 
 

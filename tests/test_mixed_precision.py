@@ -16,7 +16,7 @@ import pytest
 import jaxsparse
 from jaxsparse import every, gradual_magnitude, rigl, ste
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "optimizers.md"
 SECTION = PAGE.read_text().partition("## Half precision")[2].partition("\n## ")[0]

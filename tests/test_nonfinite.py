@@ -12,7 +12,7 @@ import jaxsparse
 from jaxsparse import drop_grow, fan_in, saliency, scores, uniform
 from jaxsparse.learned import train_own
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 PARAMS = {"w": jnp.arange(1.0, 25.0).reshape(4, 6)}
 GRADS = {"w": jnp.linspace(1.0, 2.0, 24).reshape(4, 6)}

@@ -7,6 +7,8 @@ import pytest
 
 from jaxsparse import scores
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 
 def test_magnitude() -> None:
     assert scores.magnitude(None, jnp.array([-2.0, 0.0, 1.5]), None, None, None).tolist() == [

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.soak import soak
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 
 @pytest.mark.parametrize("method", ["rigl", "srigl", "ste", "gradual_magnitude"])

@@ -14,7 +14,7 @@ import pytest
 import jaxsparse
 from jaxsparse import block, channel, fan_in, n_m, unstructured
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 DENSE, HWIO = (8, 6), (3, 3, 8, 4)
 

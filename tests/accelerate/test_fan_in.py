@@ -9,7 +9,7 @@ import pytest
 
 from jaxsparse.accelerate import condensed_matmul, fan_in
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 # Of six inputs, two slots for each of four outputs; the last output has an empty one.
 INDICES = jnp.array([[0, 1, 5, 2], [3, 2, 0, 6]], jnp.int32)

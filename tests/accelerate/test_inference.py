@@ -17,7 +17,7 @@ import jaxsparse
 from jaxsparse.accelerate import compile_inference, inference
 from jaxsparse.accelerate._forms import block_of, forms_of
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 DENSE = optax.MaskedNode()
 RNG = np.random.default_rng(0)

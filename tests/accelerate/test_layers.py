@@ -15,7 +15,7 @@ from jaxsparse import accelerate
 from jaxsparse.accelerate import linen
 from jaxsparse.accelerate import nnx as layers
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 TOKENS = jax.random.normal(jax.random.key(0), (2, 5, 32))
 BLOCK = (8, 8)

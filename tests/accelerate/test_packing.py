@@ -15,7 +15,7 @@ from jaxsparse import accelerate
 from jaxsparse.accelerate import Topology
 from jaxsparse.accelerate.topology import moved
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 SHAPE = (8, 12)
 WEIGHT = jnp.asarray(np.random.default_rng(0).normal(size=SHAPE), jnp.float32)

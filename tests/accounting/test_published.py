@@ -15,6 +15,8 @@ from experiments.models import MobileNetV1, ResNet50
 from jaxsparse.accounting import FlopsReport, flops, micronet, size_bytes, training_flops
 from jaxsparse.distributions import erk, uniform
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 IMAGE = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
 DEPTHWISE = [f"block{i}/depthwise/kernel" for i in range(1, 14)]
 # Keras pads ahead of those that stride.

@@ -66,7 +66,7 @@ def test_traced_arguments() -> None:
     assert float(sparse) == 300.0
 
 
-@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_each_part_reads_its_own_gradients(wrapped: bool) -> None:
     params = {"a": jnp.ones((8, 10)), "b": jnp.ones((10, 20)), "c": jnp.ones((20, 5))}

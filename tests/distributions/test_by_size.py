@@ -31,6 +31,8 @@ from jaxsparse.distributions import apportion, keep_count
 from jaxsparse.layers import sparse_layers
 from tests.distributions.trees import CONV, MLP, TINY, TREES, spec
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 PLUS = {
     "conv": {"first": "conv", "last": "fc"},
     "mlp": {"first": "a", "last": "c"},

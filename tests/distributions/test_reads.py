@@ -25,6 +25,8 @@ from jaxsparse import (
 )
 from tests.distributions.trees import CONV, MLP, spec
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 # What goes in, and what comes out.
 
 

@@ -29,7 +29,7 @@ from experiments.block_sizes.comparison import Found
 from experiments.stopping import INTERRUPTED
 from jaxsparse import accelerate
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 # 160 inputs and units: ten rows of blocks of 16, of which two are kept.
 SMALL = Study(

@@ -17,6 +17,8 @@ import jaxsparse
 from experiments import build, compare_methods, config, data, models, records, step_times, study
 from experiments.measures import measures_of
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 ACCURACIES = {
     ("dense", 0.0): 0.981,
     ("static", 0.9): 0.95,

@@ -12,7 +12,7 @@ import pytest
 import jaxsparse
 from experiments import cell, config, conversion, data, records, train
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 FLAGS = [
     *("--seeds", "2", "--epochs", "1", "--batch-size", "120", "--model.widths", "16"),

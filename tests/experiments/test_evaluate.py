@@ -10,6 +10,8 @@ import pytest
 
 from experiments import data, evaluate
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 CLASSES = 3
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from experiments import build, config, data, train
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 ODD = (0, -1, 1, 2, 7, 10**12)
 REALS = (0.0, -0.5, 1e-45, 0.5, 0.9, 1.0, 1.5, 90.0, 1e30, math.nan, math.inf, -math.inf)

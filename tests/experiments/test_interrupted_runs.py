@@ -19,6 +19,8 @@ pytest.importorskip("tyro", reason="the experiments extra is not installed")
 
 from experiments import records, train
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 FLAGS = [
     *("--methods", "static", "rigl", "--seeds", "2", "--epochs", "8", "--batch-size", "120"),
     *("--model.widths", "16", "--chunk-steps", "4", "--checkpoint-seconds", "0"),

@@ -19,7 +19,7 @@ from experiments.rounds import Task
 from experiments.stopping import Stopped
 from experiments.tickets import Study, tasks_of
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 SMALL = Study(
     seeds=2,

@@ -14,7 +14,7 @@ from experiments import claims, data, jobs, mask_controls, mask_controls_page, m
 from experiments.mask_controls import Cell, Lab, Study, cells_of
 from experiments.mask_controls_page import CONTROLS, METHODS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 SMALL = Study(data="digits", seeds=2, batch_size=300, widths=(12, 8), sparsities=(0.8,))
 TWO = {name: METHODS[name] for name in ("snip", "magnitude")}

@@ -12,6 +12,8 @@ from experiments import models
 from experiments.models import layers
 from jaxsparse.accounting import flops
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 MNIST, CIFAR, IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
 
 # Network, input, all parameters, those of two or more dimensions, multiply-accumulates an image.

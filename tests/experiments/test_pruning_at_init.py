@@ -18,7 +18,7 @@ from experiments.pruning_at_init import cells, claims, page, plot
 from experiments.pruning_at_init.cells import METHODS, ONCE, Cell, Result, Study, Trainer
 from experiments.stopping import INTERRUPTED
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 SMALL = Study(
     data="mnist",

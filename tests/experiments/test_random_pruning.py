@@ -13,7 +13,7 @@ from experiments import claims, data, masked, random_pruning, random_pruning_pag
 from experiments.random_pruning import Cell, Lab, Study, cells_of
 from experiments.random_pruning_page import FOUND, RATIOS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 SMALL = Study(
     data="digits", seeds=2, batch_size=300, width=4, depth=2, widths=(4,), depths=(2,), sparsity=0.7

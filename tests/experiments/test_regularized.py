@@ -12,6 +12,8 @@ pytest.importorskip("tyro", reason="the experiments extra is not installed")
 
 from experiments import records, regularized
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 
 def tree(kernel: Any) -> Any:
     return {"bias": optax.MaskedNode(), "kernel": jnp.asarray(kernel)[None]}

@@ -9,6 +9,8 @@ import pytest
 from experiments import arrays
 from experiments.snapshots import BLOCKS, Snapshots, view_mask
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 
 def test_a_small_mask_is_kept_as_it_is() -> None:
     mask = np.array([[1, 0, 1], [0, 0, 1]], bool)

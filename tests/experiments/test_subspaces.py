@@ -13,7 +13,7 @@ pytest.importorskip("tyro", reason="the experiments extra is not installed")
 
 from experiments import data, records, subspaces, subspaces_page
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 TINY = subspaces.Setting(data="digits", widths=(16,), epochs=4, batch_size=64, seeds=2)
 CELLS = {cell.name: cell for cell in subspaces.CELLS}

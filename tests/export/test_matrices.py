@@ -16,6 +16,8 @@ from jax.experimental import sparse
 from jaxsparse import apply_masks
 from jaxsparse.export import from_sparse, to_bcoo, to_bcsr, to_scipy, to_torch_layout
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 MARK = optax.MaskedNode()
 WEIGHT = np.array([[0.0, 2.0, 3.0], [4.0, 5.0, -0.0]], np.float32)
 MASK = np.array([[True, False, True], [False, False, True]])

@@ -16,7 +16,7 @@ from flax import nnx
 import jaxsparse
 from jaxsparse.export import load_safetensors, save_safetensors, to_bcoo
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 STATIC = jaxsparse.sparsify(optax.adam(1e-3), jaxsparse.static(0.75))
 
 

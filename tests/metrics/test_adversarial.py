@@ -15,7 +15,7 @@ from jaxsparse.metrics import fgsm, pgd
 from jaxsparse.metrics.adversarial import _in_unit_ball
 
 # Programs for a few examples each: compiling them is what costs.
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 LABELS = jnp.zeros(1, jnp.int32)
 WEIGHTS = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4, 3)), jnp.float32)

@@ -28,7 +28,7 @@ from jaxsparse.metrics import (
 )
 
 # Programs for a few examples each: compiling them is what costs.
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 N, CLASSES, BINS = 60, 4, 5
 

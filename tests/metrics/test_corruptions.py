@@ -22,7 +22,7 @@ from jaxsparse.metrics.jpeg_codec import (
 from jaxsparse.subspaces import dct_matrix
 
 # Programs for a few examples each: compiling them is what costs.
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 KEY = jax.random.key(0)
 SEVERITIES = range(1, 6)

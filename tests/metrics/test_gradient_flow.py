@@ -11,7 +11,7 @@ import pytest
 import jaxsparse
 from jaxsparse import metrics
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 
 def draw(*shape: int, seed: int = 0) -> jax.Array:

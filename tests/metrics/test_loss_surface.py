@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 import jaxsparse
 from jaxsparse import metrics, saliency
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 
 def draw(*shape: int, seed: int = 0) -> jax.Array:

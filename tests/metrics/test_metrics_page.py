@@ -9,7 +9,7 @@ import pytest
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
-@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 def test_the_examples_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> None:
     text = PAGE.read_text()
     names: dict[str, Any] = {}

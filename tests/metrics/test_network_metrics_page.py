@@ -10,7 +10,7 @@ import pytest
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "network_metrics.md"
 
 
-@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 def test_the_examples_of_the_page_run() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}

@@ -28,7 +28,7 @@ from jaxsparse.metrics import (
 )
 
 # Programs for a few examples each: compiling them is what costs.
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 INSIDE, OUTSIDE = 40, 25
 # Few distinct values: most scores have equals, on either side.

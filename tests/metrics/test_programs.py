@@ -11,6 +11,8 @@ import pytest
 
 from jaxsparse import metrics
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 KEY = jax.random.key(0)
 LOGITS, LABELS, SCORES = jnp.zeros((6, 3)), jnp.zeros(6, jnp.int32), jnp.zeros(6)
 P = jax.nn.softmax(LOGITS)

@@ -12,7 +12,7 @@ import pytest
 import jaxsparse
 from jaxsparse import metrics
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 
 def masks(density: float, *shapes: tuple[int, ...], seed: int = 0) -> list[np.ndarray]:

@@ -4,5 +4,5 @@ import pytest
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quickly(quick_compilation: None) -> None:
+def quickly(quick_compilation: None, as_on_one_device: None) -> None:
     """In all files."""

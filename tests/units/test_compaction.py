@@ -16,7 +16,7 @@ from experiments.models import MLP, CifarResNet
 from jaxsparse.units import compact, prune_units, unit_groups, unit_masks, unit_norm
 from jaxsparse.units.paths import masks_like
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 
 def shaken(tree: Any, seed: int = 0) -> Any:

@@ -19,6 +19,8 @@ from jaxsparse.units import (
     unit_taylor,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
+
 
 def abstract(model: nn.Module, shape: tuple[int, ...]) -> tuple:
     x = jax.ShapeDtypeStruct(shape, jnp.float32)

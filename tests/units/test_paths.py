@@ -11,7 +11,7 @@ import jaxsparse
 from experiments.models import CifarResNet
 from jaxsparse.units import effective_paths
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "as_on_one_device")
 
 
 def mlp(params, x):
