@@ -9,7 +9,20 @@ from jaxsparse import ALGORITHMS
 from tests.contract.methods import forget
 
 
-@pytest.fixture(scope="session", params=ALGORITHMS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The methods; the first of them is in every choice."""
+    if "name" in metafunc.fixturenames and "name" not in written(metafunc):
+        methods = list(ALGORITHMS)[:: metafunc.config.getoption("--every")]
+        metafunc.parametrize("name", methods, indirect=True, scope="session")
+
+
+def written(metafunc: pytest.Metafunc) -> list[str]:
+    """What a test is parametrized with by itself: the names of optimizers, say."""
+    marks = metafunc.definition.iter_markers("parametrize")
+    return [mark.args[0] for mark in marks]
+
+
+@pytest.fixture(scope="session")
 def name(request: pytest.FixtureRequest) -> Iterator[str]:
     """A method of the registry; its programs go when its tests are done."""
     yield request.param
