@@ -1,6 +1,8 @@
 """The contract's methods: all tests of one run after another, in all files, and then the next's."""
 
+import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import pytest
@@ -29,15 +31,24 @@ def name(request: pytest.FixtureRequest) -> Iterator[str]:
     forget()
 
 
+def method_of(item: Any) -> str | None:
+    """Of the registry, or another name; ``None`` for a test that has none."""
+    return item.callspec.params.get("name") if hasattr(item, "callspec") else None
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of each method, what runs on several devices comes last: it lets the other programs go."""
-    mine = [i for i, item in enumerate(items) if "name" in getattr(item, "fixturenames", ())]
-    mine = [i for i in mine if items[i].callspec.params["name"] in ALGORITHMS]
-    methods = list(dict.fromkeys(items[i].callspec.params["name"] for i in mine))
+    here = pathlib.Path(__file__).parent
+    mine = [
+        i
+        for i, item in enumerate(items)
+        if item.path.parent == here and method_of(item) in ALGORITHMS
+    ]
+    methods = list(dict.fromkeys(method_of(items[i]) for i in mine))
 
-    def place(item: pytest.Item) -> tuple[int, bool]:
-        return methods.index(item.callspec.params["name"]), "meshes" in item.fixturenames
+    def place(item: Any) -> tuple[int, bool]:
+        return methods.index(method_of(item)), "meshes" in item.fixturenames
 
     for i, item in zip(mine, sorted([items[i] for i in mine], key=place), strict=True):
         items[i] = item
