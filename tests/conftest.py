@@ -27,18 +27,17 @@ os.environ["XLA_FLAGS"] = " ".join(
 # What one process of a run has compiled, the others take from there, as does a file's next one. A
 # folder given in the environment outlasts the run.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    programs = {
-        "JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(prefix="jaxsparse-programs-"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        # What another process has written half: see setup.cfg.
-        "PYTHONWARNINGS": "ignore:Error reading persistent compilation cache entry",
-    }
-    os.environ.update(programs)  # for the processes that this one starts
-    jax.config.update("jax_compilation_cache_dir", programs["JAX_COMPILATION_CACHE_DIR"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    atexit.register(shutil.rmtree, programs["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxsparse-programs-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ |= {  # for the processes that this one starts
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    # What another process has written half: see setup.cfg.
+    "PYTHONWARNINGS": "ignore:Error reading persistent compilation cache entry",
+}
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 # Before the backend starts, and before the first import of jaxsparse.
 jax.config.update("jax_num_cpu_devices", 8)
 # Eight devices on two cores share few threads: with several programs in flight, each waiting for
