@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxsparse import ALGORITHMS
-from tests.contract.methods import gradients, plain, random_tree
+from tests.contract.methods import gradients, plain, planned, random_tree
 
 STEPS = 8
 SEED = 4
@@ -68,6 +68,10 @@ def assert_same(first: Any, second: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
+def assert_close(first: Any, second: Any) -> None:
+    np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-6)
+
+
 def assert_sharded_alike(masks: Any, params: Any) -> None:
     for mask, leaf in zip(
         jax.tree.leaves(masks, is_leaf=lambda x: isinstance(x, optax.MaskedNode)),
@@ -114,6 +118,9 @@ def test_eight_devices_keep_the_masks_of_one(
             assert_same(jax.device_get(state.masks), masks[number + 1])
             # (A method's own numbers, as gates of units, come out where XLA likes them.)
             state = jax.device_put(state, placed)
+    if planned(name):
         assert_same(jax.device_get(params), last)
+    else:  # exp and log are rounded otherwise in another program; masks are not
+        jax.tree.map(assert_close, jax.device_get(params), last)
     assert_placed(params, shardings)
     assert ALGORITHMS[name].gathers or GATHERS.findall(compiled.as_text()) == []
