@@ -137,7 +137,8 @@ def test_a_full_disk_stops_it_cleanly(small_disk: pathlib.Path, uninterrupted: l
     assert process.returncode == train.CANNOT_SAVE, output
     # Threads of Orbax print what they raise; ours do not.
     assert f'File "{pathlib.Path(train.__file__).parent}' not in output
-    assert output.strip().splitlines()[-1].startswith("error: ")
+    # (They may do so after our last line.)
+    assert any(line.startswith("error: ") for line in output.splitlines())
     ballast.unlink()
     resumed = _start(small_disk, "--resume")
     output, _ = resumed.communicate(timeout=PATIENCE)

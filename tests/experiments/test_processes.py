@@ -52,7 +52,7 @@ sys.exit(train.main(["digits-mlp", *sys.argv[3:]]))
 
 def start(folder: pathlib.Path, said: str, flags: list[str], last: int = -1, more: Any = ()) -> Any:
     environment = {
-        **{name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+        **os.environ,
         "JAXSPARSE_DATA_DIR": str(folder),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_NUM_CPU_DEVICES": "1",
