@@ -36,8 +36,8 @@ def state_of(step: int) -> dict[str, Any]:
     }
 
 
-# Where TensorStore refuses one array, Orbax never asks for the next: Python says so when it collects
-# the question, which is to be here and not in the next file.
+# Where TensorStore refuses one array, Orbax never asks for the next: Python says so when it
+# collects the question, which is to be here and not in the next file.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 ABSTRACT = jax.eval_shape(lambda: state_of(0))
 
