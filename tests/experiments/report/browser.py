@@ -39,12 +39,9 @@ def chromium() -> Iterator[Any]:
         "chromium": shutil.which("chromium") or shutil.which("google-chrome"),
         "chromedriver": shutil.which("chromedriver"),
     }
-    missing = [name for name, path in found.items() if path is None]
+    missing = " and no ".join(name for name, path in found.items() if path is None)
     if missing:
-        pytest.skip(
-            f"a real browser: no {' and no '.join(missing)} here; "
-            "apt-get install chromium chromium-driver"
-        )
+        pytest.skip(f"a real browser: no {missing} here; apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = found["chromium"]
     for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "hide-scrollbars"):
