@@ -137,9 +137,8 @@ def flat_program(function: Callable[..., Any], *arguments: Any) -> Program:
 # What a compiler may do in one place and not in another changes no bit of these.
 _EXACT = {
     "abs", "and", "bitcast_convert_type", "broadcast_in_dim", "ceil", "clamp", "copy", "eq",
-    "convert_element_type", "expand_dims", "floor", "ge", "gt", "is_finite", "le", "lt", "max",
-    "min", "ne", "neg", "not", "or", "reshape", "round", "select_n", "sign", "squeeze",
-    "stop_gradient", "xor",
+    "convert_element_type", "floor", "ge", "gt", "is_finite", "le", "lt", "max", "min", "ne", "neg",
+    "not", "or", "reshape", "round", "select_n", "sign", "squeeze", "xor",
 }  # fmt: skip
 _ROUNDING = {"add", "add_any", "integer_pow", "mul", "square", "sub"}
 
