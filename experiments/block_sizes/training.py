@@ -78,8 +78,8 @@ def logits_of(params: Any, topology: Any, x: Any) -> Any:
     """
     for name in HIDDEN:
         layer = params[name]
-        x = accelerate.matmul(x, layer["kernel"], topology[name]["kernel"]) + layer["bias"][None]
-        x = jax.nn.relu(x)
+        kernel, of = layer["kernel"], topology[name]["kernel"]
+        x = jax.nn.relu(accelerate.matmul(x, kernel, of, bias=layer["bias"]))
     return x @ params[HEAD]["kernel"] + params[HEAD]["bias"][None]
 
 

@@ -6,10 +6,10 @@ says which block row each one is from. Inside, features come first and the batch
 block row is then a copy of consecutive memory, and a block column is one matrix product.
 
 Two forms of the same sums: all block columns in one batched product, or one after another. On one
-CPU device the latter is up to four times as fast for small blocks (its operands stay in the cache);
-for large ones, on several devices, and on accelerators, columns go together. For a batch
-of a few, a CPU reads the values at the speed of memory only if they are the right operand; for a
-single example the columns then go together.
+CPU device it is the latter, since its operands stay in the cache; a few columns are in each turn
+of the loop, so that no core waits for another at the end of a product. On several devices and on
+accelerators, columns go together. For a batch of a few, a CPU reads the values at the speed of
+memory only if they are the right operand; for a single example the columns then go together.
 """
 
 import functools
@@ -27,9 +27,8 @@ from jaxsparse._dtypes import wide_dtype
 
 # Examples a batch up to which the values are the right operand on a CPU.
 _FEW = 32
-# Weights in a block from which on a CPU, too, takes columns together; with sums into rows, four
-# times as many.
-_LARGE = 64 * 64
+# Block columns a turn of a loop.
+_AT_ONCE = 4
 
 Form: TypeAlias = Literal["xla", "pallas"]
 """What a product is made of: XLA's operations, or a kernel of this platform's."""
@@ -40,6 +39,7 @@ def block_sparse_matmul(
     values: Float[Array, "..."],
     indices: Int[Array, "..."],
     *,
+    bias: Float[Array, "..."] | None = None,
     form: Form = "xla",
 ) -> Float[Array, "..."]:
     """``x @ w`` for a matrix of which only some blocks are kept; nothing else is multiplied.
@@ -53,6 +53,8 @@ def block_sparse_matmul(
       values: ``(columns, slots, height, width)``, the kept blocks of each block column.
       indices: int32 ``(columns, slots)``, the block row of each: in [0, inputs / height), no two
         alike in a column. An empty slot has ``inputs / height``, and zeros for values.
+      bias: ``(columns * width,)``, added to every output. Given here, its gradient is summed up
+        where the products of the backward pass read anyway.
       form: ``"xla"`` runs everywhere. ``"pallas"``: the kernels in ``accelerate.kernels``, on a GPU
         (Hopper and later, half precision) or a TPU. They have been simulated only, not yet
         measured on a device: until they are, nothing chooses them by itself.
@@ -82,10 +84,15 @@ def block_sparse_matmul(
         product = _kernel(form)
         flat = x.astype(dtype).reshape(batch, rows * height)
         out = product(flat, values.astype(dtype), indices)
-        return out.reshape(*x.shape[:-1], columns * width)
-    features = x.astype(dtype).reshape(batch, rows * height).T.reshape(rows, height, batch)
-    out = _product(features, values.astype(dtype), indices)
-    return out.reshape(columns * width, batch).T.reshape(*x.shape[:-1], columns * width)
+        return add_bias(out.reshape(*x.shape[:-1], columns * width), bias)
+    # No axes are merged before features come first: elementwise functions between two products
+    # are then computed in this order, too, and nothing is transposed.
+    features = jnp.moveaxis(x.astype(dtype), -1, 0).reshape(rows, height, batch)
+    if bias is not None:
+        _check_bias(bias, columns * width)
+        bias = bias.astype(dtype).reshape(columns, width)
+    out = _product(features, values.astype(dtype), indices, bias)
+    return jnp.moveaxis(out.reshape(columns * width, *x.shape[:-1]), 0, -1)
 
 
 def check_operands(x: tuple[int, ...], values: tuple[int, ...], indices: tuple[int, ...]) -> None:
@@ -131,45 +138,65 @@ def _kernel(form: str) -> Callable[..., Array]:
     return functools.partial(tpu.product, interpret=False)
 
 
+def add_bias(out: Float[Array, "..."], bias: Float[Array, "..."] | None) -> Float[Array, "..."]:
+    """``out + bias``, in the type of ``out``.
+
+    Args:
+      out: ``(*batch, outputs)``.
+      bias: ``(outputs,)`` or ``None``, which adds nothing.
+
+    Returns:
+      Array like ``out``.
+
+    Raises:
+      ValueError: if the bias has another shape.
+
+    Example:
+      >>> add_bias(jnp.zeros((2, 2)), jnp.array([1.0, 2.0])).tolist()
+      [[1.0, 2.0], [1.0, 2.0]]
+    """
+    if bias is None:
+        return out
+    _check_bias(bias, out.shape[-1])
+    return out + bias.astype(out.dtype).reshape((1,) * (out.ndim - 1) + (-1,))
+
+
+def _check_bias(bias: Array, outputs: int) -> None:
+    if bias.shape != (outputs,):
+        raise ValueError(f"a bias of shape {bias.shape} does not fit outputs; give ({outputs},)")
+
+
 @jax.custom_vjp
-def _product(x: Array, values: Array, indices: Array) -> Array:
+def _product(x: Array, values: Array, indices: Array, bias: Array | None) -> Array:
     """``(rows, height, batch) -> (columns, width, batch)``."""
     batch = x.shape[-1]
+    in_turn = _forward_few if batch <= _FEW else _forward_in_turn
     if batch == 1:
-        return _forward_one(x, values, indices)
-    large = _area(values) >= _LARGE
-    in_turn = _forward_few if batch <= _FEW else _forward_batched if large else _forward_scan
-    return _by_platform(in_turn, _forward_batched, x, values, indices)
+        out = _forward_one(x, values, indices)
+    else:
+        out = _by_platform(in_turn, _forward_together, x, values, indices)
+    return out if bias is None else out + bias[..., None]
 
 
-def _product_fwd(x: Array, values: Array, indices: Array) -> tuple[Array, tuple[Any, ...]]:
-    return _product(x, values, indices), (x, values, indices)
+def _product_fwd(x: Array, values: Array, indices: Array, bias: Array | None) -> tuple[Array, Any]:
+    return _product(x, values, indices, bias), (x, values, indices, bias)
 
 
-def _product_bwd(saved: tuple[Any, ...], grad: Array) -> tuple[Array, Array, None]:
-    x, values, indices = saved
-    area = _area(values)
-    in_turn = _inputs_batched if area >= 4 * _LARGE else _inputs_scan
-    in_turn = functools.partial(in_turn, rows=x.shape[0])
-    together = functools.partial(_inputs_batched, rows=x.shape[0])
-    grad_x = _by_platform(in_turn, together, grad, values, indices)
-    in_turn = _values_batched if area >= _LARGE else _values_scan
-    grad_values = _by_platform(in_turn, _values_batched, x, grad, indices)
+def _product_bwd(saved: Any, grad: Array) -> tuple[Array, Array, None, Array | None]:
+    x, values, indices, bias = saved
+    back = _by_platform(_back_in_turn, _back_together, x, values, indices, grad)
+    grad_x, grad_values, grad_bias = back
     # An empty slot points past the end, where taking rows takes the last one.
     present = (indices < x.shape[0])[:, :, None, None]
-    grad_values = jnp.where(present, grad_values.reshape(values.shape), 0)
-    return grad_x.astype(x.dtype), grad_values.astype(values.dtype), None
+    grad_values = jnp.where(present, grad_values.reshape(values.shape), 0).astype(values.dtype)
+    grad_bias = None if bias is None else grad_bias.astype(bias.dtype)
+    return grad_x.astype(x.dtype), grad_values, None, grad_bias
 
 
 _product.defvjp(_product_fwd, _product_bwd)
 
 
-def _area(values: Array) -> int:
-    """Weights in a block."""
-    return values.shape[2] * values.shape[3]
-
-
-def _by_platform(in_turn: Any, together: Any, *operands: Array) -> Array:
+def _by_platform(in_turn: Any, together: Any, *operands: Array) -> Any:
     if not one_device():
         return together(*operands)
     return lax.platform_dependent(*operands, cpu=in_turn, default=together)
@@ -194,13 +221,16 @@ def _taken(x: Array, indices: Array) -> Array:
     return _tall(x.at[indices].get(mode="clip"))
 
 
-def _forward_batched(x: Array, values: Array, indices: Array) -> Array:
+def _forward_together(x: Array, values: Array, indices: Array) -> Array:
     return _dot(_tall(values), _taken(x, indices), (0, 0)).astype(x.dtype)
 
 
-def _forward_scan(x: Array, values: Array, indices: Array) -> Array:
-    column = lambda _, own: (None, _forward_batched(x, *own))
-    return lax.scan(column, None, (values, indices))[1]
+def _forward_in_turn(x: Array, values: Array, indices: Array) -> Array:
+    def column(_: None, own: tuple[Array, Array]) -> tuple[None, Array]:
+        values, indices = own
+        return None, _dot(_taken(x, indices), _tall(values), (0, 0)).astype(x.dtype).T
+
+    return lax.scan(column, None, (values, indices), unroll=_AT_ONCE)[1]
 
 
 def _forward_one(x: Array, values: Array, indices: Array) -> Array:
@@ -219,31 +249,36 @@ def _forward_few(x: Array, values: Array, indices: Array) -> Array:
     return lax.scan(column, None, (values, indices))[1].swapaxes(1, 2)
 
 
-def _inputs_batched(grad: Array, values: Array, indices: Array, rows: int) -> Array:
-    found = _dot(_tall(values), grad, (1, 0))
-    columns, slots, height, _ = values.shape
-    found = found.reshape(columns * slots, height, grad.shape[-1])
-    return _nothing(rows, values, grad).at[indices.reshape(-1)].add(found, mode="drop")
+def _back_together(x: Array, values: Array, indices: Array, grad: Array) -> tuple[Array, ...]:
+    found = _dot(_tall(values), grad, (1, 0)).reshape(indices.size, *x.shape[1:])
+    total = _nothing(x).at[indices.reshape(-1)].add(found, mode="drop")
+    return total, _dot(_taken(x, indices), grad, (1, 1)), _summed(grad)
 
 
-def _inputs_scan(grad: Array, values: Array, indices: Array, rows: int) -> Array:
-    def column(total: Array, own: tuple[Array, ...]) -> tuple[Array, None]:
-        grad, values, indices = own
-        found = _dot(_tall(values), grad, (1, 0))
-        found = found.reshape(*values.shape[:2], grad.shape[-1])
-        return total.at[indices].add(found, mode="drop"), None
+def _back_in_turn(x: Array, values: Array, indices: Array, grad: Array) -> tuple[Array, ...]:
+    # A few columns a turn, whose products do not wait for one another, and one sum into rows.
+    few = math.gcd(len(values), _AT_ONCE)
+    apart = lambda a: a.reshape(-1, few, *a.shape[1:])
+    together = lambda a: a.reshape(-1, *a.shape[2:])
 
-    return lax.scan(column, _nothing(rows, values, grad), (grad, values, indices))[0]
+    def columns(total: Array, own: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
+        of_rows, of_values = [], []
+        for values, indices, grad in zip(*own, strict=True):
+            of_rows.append(_dot(_tall(values), grad, (1, 0)))
+            of_values.append(_dot(_taken(x, indices), grad, (1, 1)))
+        found = jnp.concatenate(of_rows).reshape(-1, *x.shape[1:])
+        total = total.at[own[1].reshape(-1)].add(found, mode="drop")
+        return total, (jnp.stack(of_values), _summed(own[2]))
+
+    operands = apart(values), apart(indices), apart(grad)
+    total, (of_values, of_bias) = lax.scan(columns, _nothing(x), operands)
+    return total, together(of_values), together(of_bias)
 
 
-def _nothing(rows: int, values: Array, grad: Array) -> Array:
-    return jnp.zeros((rows, values.shape[2], grad.shape[-1]), wide_dtype(grad))
+def _nothing(x: Array) -> Array:
+    return jnp.zeros(x.shape, wide_dtype(x))
 
 
-def _values_batched(x: Array, grad: Array, indices: Array) -> Array:
-    return _dot(_taken(x, indices), grad, (1, 1))
-
-
-def _values_scan(x: Array, grad: Array, indices: Array) -> Array:
-    column = lambda _, own: (None, _values_batched(x, *own))
-    return lax.scan(column, None, (grad, indices))[1]
+def _summed(grad: Array) -> Array:
+    """The gradient of the bias (XLA leaves it out where there is none)."""
+    return grad.sum(-1, dtype=wide_dtype(grad))

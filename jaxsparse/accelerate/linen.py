@@ -77,11 +77,10 @@ class SparseDense(nn.Module):
             kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         if self.dtype is not None:
             x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        out = matmul(x, kernel, topology, form=self.form)
+        bias = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-            out += bias.astype(out.dtype).reshape((1,) * (out.ndim - 1) + (-1,))
-        return out
+        return matmul(x, kernel, topology, bias=bias, form=self.form)
 
 
 class SparseMLP(nn.Module):

@@ -86,11 +86,8 @@ class SparseDense(nnx.Module):
         kernel = self.kernel[...]
         if self.dtype is not None:
             x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        out = matmul(x, kernel, self.topology.get_value(), form=self.form)
-        if self.bias is not None:
-            bias = self.bias[...].astype(out.dtype)
-            out += bias.reshape((1,) * (out.ndim - 1) + (-1,))
-        return out
+        bias = None if self.bias is None else self.bias[...]
+        return matmul(x, kernel, self.topology.get_value(), bias=bias, form=self.form)
 
 
 class SparseMLP(nnx.Module):

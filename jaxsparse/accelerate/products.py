@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxsparse._dtypes import wide_dtype
 from jaxsparse._tree import is_dense
-from jaxsparse.accelerate.block_sparse import Form, block_sparse_matmul
+from jaxsparse.accelerate.block_sparse import Form, add_bias, block_sparse_matmul
 from jaxsparse.accelerate.topology import Topology, gathered, spread
 
 
@@ -18,9 +18,10 @@ def matmul(
     kernel: Array,
     topology: Any = optax.MaskedNode(),
     *,
+    bias: Float[Array, "..."] | None = None,
     form: Form = "xla",
 ) -> Float[Array, "..."]:
-    """``x @ w``, whatever form the weight has.
+    """``x @ w (+ bias)``, whatever form the weight has.
 
     ==============================  ===================================================
     topology                        what is multiplied
@@ -36,6 +37,7 @@ def matmul(
       x: ``(*batch, inputs)``.
       kernel: ``(inputs, outputs)``, or its packed values.
       topology: Of a packed kernel.
+      bias: ``(outputs,)``, added to the outputs: faster here than afterwards, for blocks.
       form: Of a block-sparse product: see ``block_sparse_matmul``.
 
     Returns:
@@ -54,11 +56,10 @@ def matmul(
     if not matrix or not x.ndim or x.shape[-1] != inputs:
         shape = kernel.shape if is_dense(topology) else topology.shape
         raise ValueError(f"inputs of shape {x.shape} do not fit a kernel of shape {shape}")
-    if is_dense(topology):
-        return _dense(x, kernel)
-    if topology.balanced and topology.block != (1, 1):
-        return block_sparse_matmul(x, kernel, topology.indices, form=form)
-    return _transient(x, kernel, topology)
+    if not is_dense(topology) and topology.balanced and topology.block != (1, 1):
+        return block_sparse_matmul(x, kernel, topology.indices, bias=bias, form=form)
+    out = _dense(x, kernel) if is_dense(topology) else _transient(x, kernel, topology)
+    return add_bias(out, bias)
 
 
 def pointwise_conv(
@@ -67,6 +68,7 @@ def pointwise_conv(
     topology: Any = optax.MaskedNode(),
     *,
     strides: tuple[int, ...] = (),
+    bias: Float[Array, "..."] | None = None,
 ) -> Float[Array, "..."]:
     """A convolution with a window of 1 x 1, as the product that it is: no patches are made.
 
@@ -78,6 +80,7 @@ def pointwise_conv(
       kernel: ``(*ones, inputs, outputs)`` or ``(inputs, outputs)``, or packed values of either.
       topology: Of a packed kernel.
       strides: One number a dimension of space; default: ones.
+      bias: ``(outputs,)``.
 
     Returns:
       Array ``(batch, *space / strides, outputs)``.
@@ -97,9 +100,9 @@ def pointwise_conv(
         raise ValueError(f"{len(strides)} strides for {x.ndim - 2} dimensions of space")
     x = x[(slice(None), *[slice(None, None, stride) for stride in strides])]
     if is_dense(topology):
-        return matmul(x, kernel.reshape(shape[-2:]))
+        return matmul(x, kernel.reshape(shape[-2:]), bias=bias)
     flat = Topology(topology.indices, shape[-2:], topology.block, topology.balanced)
-    return matmul(x, kernel, flat)
+    return matmul(x, kernel, flat, bias=bias)
 
 
 def attend(

@@ -35,6 +35,9 @@ def operands() -> tuple[Any, Any, Any]:
     return x, values, rng.normal(size=(2, 5, OUTPUTS)).astype(np.float32)
 
 
+BIAS = jnp.linspace(-1, 1, OUTPUTS)
+
+
 def both(x: Any, values: Any, grad: Any) -> tuple[Any, Any, Any]:
     out, back = jax.vjp(lambda x, values: block_sparse_matmul(x, values, INDICES), x, values)
     return out, *back(grad)
@@ -60,6 +63,50 @@ def test_as_the_dense_product(operands: Any) -> None:
         for slot, row in enumerate(rows):
             want = whole[row, :, column] if row < 3 else np.zeros((2, 3))
             np.testing.assert_allclose(grad_values[column, slot], want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("form")
+def test_a_bias_and_its_gradient(operands: Any) -> None:
+    x, values, grad = operands
+    f = lambda x, values, bias: block_sparse_matmul(x, values, INDICES, bias=bias)
+    run = jax.jit(lambda *a: (lambda out, back: (out, *back(grad)))(*jax.vjp(f, *a)))
+    out, *grads = run(x, values, BIAS)
+    plain, *of_plain = both(x, values, grad)
+    np.testing.assert_allclose(out, np.asarray(plain) + np.asarray(BIAS), rtol=1e-5, atol=1e-5)
+    for found, want in zip(grads, (*of_plain, grad.sum((0, 1))), strict=True):
+        np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [1, 4, 5, 6, 8])
+def test_any_number_of_columns_in_turn(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Columns are in turns of several; whatever their number, each is in one.
+    monkeypatch.setattr("jaxsparse.accelerate.block_sparse.one_device", lambda: True)
+    rng = np.random.default_rng(columns)
+    draw = lambda *shape: jnp.asarray(rng.integers(-3, 4, shape), jnp.float32)
+    rows = np.stack([rng.permutation(4)[:3] for _ in range(columns)]).astype(np.int32)
+    x, values, grad = draw(40, 8), draw(columns, 3, 2, 3), draw(40, 3 * columns)
+    matrix = np.zeros((4, 2, columns, 3), np.float32)
+    for column, slot in np.ndindex(rows.shape):
+        matrix[rows[column, slot], :, column] = values[column, slot]
+    f = lambda x, values: block_sparse_matmul(x, values, jnp.asarray(rows))
+    out, back = jax.vjp(f, x, values)
+    np.testing.assert_array_equal(out, x @ matrix.reshape(8, -1))
+    grad_x, grad_values = back(grad)
+    np.testing.assert_array_equal(grad_x, grad @ matrix.reshape(8, -1).T)
+    whole = np.asarray(x.T @ grad).reshape(4, 2, columns, 3)
+    for column, slot in np.ndindex(rows.shape):
+        want = whole[rows[column, slot], :, column]
+        np.testing.assert_array_equal(grad_values[column, slot], want)
+
+
+def test_a_gradient_that_nobody_wants_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of inputs, for the first layer of a network; of values, for a frozen one.
+    monkeypatch.setattr("jaxsparse.accelerate.block_sparse.one_device", lambda: True)
+    x, values, indices = jnp.ones((64, INPUTS)), jnp.ones((8, 2, 2, 3)), jnp.tile(INDICES, (2, 1))
+    loss = lambda x, values: (block_sparse_matmul(x, values, indices) ** 2).sum()
+    program = lambda wanted: jax.jit(jax.grad(loss, wanted)).lower(x, values).compile()
+    whole, *parts = (program(wanted).cost_analysis()["flops"] for wanted in ((0, 1), 0, 1))
+    assert max(parts) < 0.8 * whole
 
 
 @pytest.mark.usefixtures("form")

@@ -157,6 +157,20 @@ def test_single_weights_are_dense_inside_only() -> None:
     assert all(leaf.size < kernel.size for leaf in jax.tree.leaves(saved))
 
 
+def test_a_bias_in_the_product_in_every_form() -> None:
+    mask = jaxsparse.block(8, 8).expand(jnp.eye(4, dtype=bool), (32, 32))
+    kernel = jnp.where(mask, jax.random.normal(jax.random.key(2), (32, 32)), 0)
+    bias = jnp.arange(32.0)
+    forms = [(kernel, optax.MaskedNode())]
+    forms += [accelerate.pack(kernel, mask, block=block) for block in (BLOCK, (1, 1))]
+    for weight, topology in forms:
+        found = accelerate.matmul(TOKENS, weight, topology, bias=bias)
+        want = TOKENS @ kernel + bias[None, None]
+        np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
+        with pytest.raises(ValueError, match=r"bias of shape \(1,\).*give \(32,\)"):
+            accelerate.matmul(TOKENS, weight, topology, bias=jnp.ones(1))
+
+
 def test_pointwise_convolutions() -> None:
     x = jax.random.normal(jax.random.key(0), (2, 6, 6, 16))
     mask = jaxsparse.block(8, 8).expand(jnp.eye(2, dtype=bool)[None, None], (1, 1, 16, 16))
@@ -168,6 +182,7 @@ def test_pointwise_convolutions() -> None:
     for found in (
         accelerate.pointwise_conv(x, values, topology, strides=(2, 2)),
         accelerate.pointwise_conv(x, kernel, strides=(2, 2)),
+        accelerate.pointwise_conv(x, values, topology, strides=(2, 2), bias=jnp.ones(16)) - 1,
     ):
         np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="has a window larger than 1"):
