@@ -251,7 +251,7 @@ def _forward_few(x: Array, values: Array, indices: Array) -> Array:
 
 def _back_together(x: Array, values: Array, indices: Array, grad: Array) -> tuple[Array, ...]:
     found = _dot(_tall(values), grad, (1, 0)).reshape(indices.size, *x.shape[1:])
-    total = _nothing(x).at[indices.reshape(-1)].add(found, mode="drop")
+    total = jnp.zeros(x.shape, wide_dtype(x)).at[indices.reshape(-1)].add(found, mode="drop")
     return total, _dot(_taken(x, indices), grad, (1, 1)), _summed(grad)
 
 
@@ -261,22 +261,23 @@ def _back_in_turn(x: Array, values: Array, indices: Array, grad: Array) -> tuple
     apart = lambda a: a.reshape(-1, few, *a.shape[1:])
     together = lambda a: a.reshape(-1, *a.shape[2:])
 
-    def columns(total: Array, own: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
-        of_rows, of_values = [], []
-        for values, indices, grad in zip(*own, strict=True):
-            of_rows.append(_dot(_tall(values), grad, (1, 0)))
-            of_values.append(_dot(_taken(x, indices), grad, (1, 1)))
-        found = jnp.concatenate(of_rows).reshape(-1, *x.shape[1:])
-        total = total.at[own[1].reshape(-1)].add(found, mode="drop")
-        return total, (jnp.stack(of_values), _summed(own[2]))
+    def columns(found: tuple[Array, Array], own: tuple[Array, ...]) -> Any:
+        (total, of_values), (turn, values, indices, grad) = found, own
+        of_rows, of_columns = [], []
+        for own_values, own_indices, own_grad in zip(values, indices, grad, strict=True):
+            of_rows.append(_dot(_tall(own_values), own_grad, (1, 0)))
+            of_columns.append(_dot(_taken(x, own_indices), own_grad, (1, 1)))
+        of_rows = jnp.concatenate(of_rows).reshape(-1, *x.shape[1:])
+        total = total.at[indices.reshape(-1)].add(of_rows, mode="drop")
+        return (total, of_values.at[turn].set(jnp.stack(of_columns))), _summed(grad)
 
-    operands = apart(values), apart(indices), apart(grad)
-    total, (of_values, of_bias) = lax.scan(columns, _nothing(x), operands)
+    # Zeros of this product alone: those that all loops share, XLA copies into each of them.
+    zero = jnp.any(indices < 0).astype(wide_dtype(x))
+    tall = apart(_tall(values))
+    empty = jnp.broadcast_to(zero, x.shape), jnp.broadcast_to(zero, tall.shape)
+    operands = jnp.arange(len(tall)), apart(values), apart(indices), apart(grad)
+    (total, of_values), of_bias = lax.scan(columns, empty, operands)
     return total, together(of_values), together(of_bias)
-
-
-def _nothing(x: Array) -> Array:
-    return jnp.zeros(x.shape, wide_dtype(x))
 
 
 def _summed(grad: Array) -> Array:
