@@ -11,7 +11,7 @@ import pathlib
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import rich.progress
@@ -140,17 +140,17 @@ def table(rows: list[Row]) -> str:
     )
 
 
-def write(rows: list[Row], arguments: Arguments) -> str:
+def write(rows: list[Row], about: dict[str, Any], arguments: Arguments) -> str:
     """Write the table and its numbers.
 
     Args:
       rows: Measured so far.
+      about: Where and of what, from before anything was written.
       arguments: The command line.
 
     Returns:
       The page.
     """
-    about = environment()
     page = (
         f"# {about['hardware']}\n\n`python -m benchmarks`, medians of {arguments.repeats}; "
         f"jax {about['jax']}, Python {about['python']}, jaxsparse {about['commit']}, "
@@ -171,6 +171,7 @@ def main(arguments: Arguments) -> None:
       arguments: The command line.
     """
     rows: list[Row] = []
+    about = environment()
     with rich.progress.Progress(console=rich.get_console()) as progress:
         chosen = sections(arguments)
         bar = progress.add_task("measuring", total=len(chosen))
@@ -180,9 +181,9 @@ def main(arguments: Arguments) -> None:
                 rows.append(row)
                 verdict = {True: "", False: "  MISSED", None: ""}[row.kept]
                 progress.console.print(f"{row.what}: {row.ratio:.2f} {row.bound}{verdict}")
-            write(rows, arguments)
+            write(rows, about, arguments)
             progress.advance(bar)
-    print(write(rows, arguments))
+    print(write(rows, about, arguments))
 
 
 if __name__ == "__main__":
