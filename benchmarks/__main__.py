@@ -187,8 +187,8 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    # glibc gives blocks of over 32 MiB back to the system after every step, and faults them in
-    # anew at the next: up to a third of a step, for either side, by the luck of the layout.
+    # glibc gives a step's memory back to the system after it, and faults it in anew at the next:
+    # up to a third of a step, for either side. One arena, which gives nothing back, does not.
     if sys.platform == "linux" and not _ALLOCATOR.keys() <= os.environ.keys():
         command = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
         os.execve(sys.executable, command, os.environ | _ALLOCATOR)

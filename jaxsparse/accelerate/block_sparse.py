@@ -172,7 +172,7 @@ def _product(x: Array, values: Array, indices: Array, bias: Array | None) -> Arr
     batch = x.shape[-1]
     in_turn = _forward_few if batch <= _FEW else _forward_in_turn
     if batch == 1:
-        out = _forward_one(x, values, indices)
+        out = _forward_right(x, values, indices)
     else:
         out = _by_platform(in_turn, _forward_together, x, values, indices)
     return out if bias is None else out + bias[..., None]
@@ -225,16 +225,14 @@ def _forward_together(x: Array, values: Array, indices: Array) -> Array:
     return _dot(_tall(values), _taken(x, indices), (0, 0)).astype(x.dtype)
 
 
+def _forward_right(x: Array, values: Array, indices: Array) -> Array:
+    """The same with the values as the right operand, of one column or of each."""
+    return _dot(_taken(x, indices), _tall(values), (0, 0)).astype(x.dtype).swapaxes(-2, -1)
+
+
 def _forward_in_turn(x: Array, values: Array, indices: Array) -> Array:
-    def column(_: None, own: tuple[Array, Array]) -> tuple[None, Array]:
-        values, indices = own
-        return None, _dot(_taken(x, indices), _tall(values), (0, 0)).astype(x.dtype).T
-
+    column = lambda _, own: (None, _forward_right(x, *own))
     return lax.scan(column, None, (values, indices), unroll=_AT_ONCE)[1]
-
-
-def _forward_one(x: Array, values: Array, indices: Array) -> Array:
-    return _dot(_taken(x, indices), _tall(values), (0, 0)).astype(x.dtype).swapaxes(1, 2)
 
 
 def _forward_few(x: Array, values: Array, indices: Array) -> Array:
@@ -243,39 +241,49 @@ def _forward_few(x: Array, values: Array, indices: Array) -> Array:
     def column(_: None, own: tuple[Array, Array]) -> tuple[None, Array]:
         values, indices = own
         taken = rows.at[indices].get(mode="clip").swapaxes(0, 1)
-        taken = taken.reshape(x.shape[-1], -1)
+        taken = taken.reshape(x.shape[-1], values.shape[0] * values.shape[1])
         return None, _dot(taken, _tall(values), (1, 0)).astype(x.dtype)
 
     return lax.scan(column, None, (values, indices))[1].swapaxes(1, 2)
 
 
+def _back_products(x: Array, values: Array, indices: Array, grad: Array) -> tuple[Array, Array]:
+    """Of one column or of each: to be added up into rows of the inputs, and of the values."""
+    return _dot(_tall(values), grad, (1, 0)), _dot(_taken(x, indices), grad, (1, 1))
+
+
+def _added(total: Array, indices: Array, found: Array) -> Array:
+    """With the products of some columns added to the block rows that they are of."""
+    rows = found.reshape(indices.size, *total.shape[1:])
+    return total.at[indices.reshape(-1)].add(rows, mode="drop")
+
+
 def _back_together(x: Array, values: Array, indices: Array, grad: Array) -> tuple[Array, ...]:
-    found = _dot(_tall(values), grad, (1, 0)).reshape(indices.size, *x.shape[1:])
-    total = jnp.zeros(x.shape, wide_dtype(x)).at[indices.reshape(-1)].add(found, mode="drop")
-    return total, _dot(_taken(x, indices), grad, (1, 1)), _summed(grad)
+    of_rows, of_values = _back_products(x, values, indices, grad)
+    nothing = jnp.zeros(x.shape, wide_dtype(x))
+    return _added(nothing, indices, of_rows), of_values, _summed(grad)
 
 
 def _back_in_turn(x: Array, values: Array, indices: Array, grad: Array) -> tuple[Array, ...]:
     # A few columns a turn, whose products do not wait for one another, and one sum into rows.
     few = math.gcd(len(values), _AT_ONCE)
-    apart = lambda a: a.reshape(-1, few, *a.shape[1:])
-    together = lambda a: a.reshape(-1, *a.shape[2:])
+    turns = len(values) // few
+    apart = lambda a: a.reshape(turns, few, *a.shape[1:])
+    together = lambda a: a.reshape(turns * few, *a.shape[2:])
 
     def columns(found: tuple[Array, Array], own: tuple[Array, ...]) -> Any:
-        (total, of_values), (turn, values, indices, grad) = found, own
-        of_rows, of_columns = [], []
-        for own_values, own_indices, own_grad in zip(values, indices, grad, strict=True):
-            of_rows.append(_dot(_tall(own_values), own_grad, (1, 0)))
-            of_columns.append(_dot(_taken(x, own_indices), own_grad, (1, 1)))
-        of_rows = jnp.concatenate(of_rows).reshape(-1, *x.shape[1:])
-        total = total.at[indices.reshape(-1)].add(of_rows, mode="drop")
-        return (total, of_values.at[turn].set(jnp.stack(of_columns))), _summed(grad)
+        (total, of_values), (turn, *own) = found, own
+        of_rows, of_own = zip(
+            *(_back_products(x, *one) for one in zip(*own, strict=True)), strict=True
+        )
+        _, indices, grad = own
+        total = _added(total, indices, jnp.concatenate(of_rows))
+        return (total, of_values.at[turn].set(jnp.stack(of_own))), _summed(grad)
 
     # Zeros of this product alone: those that all loops share, XLA copies into each of them.
     zero = jnp.any(indices < 0).astype(wide_dtype(x))
-    tall = apart(_tall(values))
-    empty = jnp.broadcast_to(zero, x.shape), jnp.broadcast_to(zero, tall.shape)
-    operands = jnp.arange(len(tall)), apart(values), apart(indices), apart(grad)
+    empty = jnp.broadcast_to(zero, x.shape), jnp.broadcast_to(zero, apart(_tall(values)).shape)
+    operands = jnp.arange(turns), apart(values), apart(indices), apart(grad)
     (total, of_values), of_bias = lax.scan(columns, empty, operands)
     return total, together(of_values), together(of_bias)
 

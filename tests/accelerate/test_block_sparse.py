@@ -16,14 +16,14 @@ INDICES = jnp.array([[0, 2], [1, 2], [1, 0], [2, 3]], jnp.int32)
 INPUTS, OUTPUTS = 6, 12
 
 
-def dense(values: Any) -> np.ndarray:
+def dense(values: Any, indices: Any = INDICES, rows: int = 3) -> np.ndarray:
     """The matrix, block by block."""
-    matrix = np.zeros((3, 2, 4, 3), np.float64)
-    for column, rows in enumerate(np.asarray(INDICES)):
-        for slot, row in enumerate(rows):
-            if row < 3:
-                matrix[row, :, column] = values[column, slot]
-    return matrix.reshape(INPUTS, OUTPUTS)
+    columns, _, height, width = values.shape
+    matrix = np.zeros((rows, height, columns, width), np.float64)
+    for column, slot in np.ndindex(indices.shape):
+        if indices[column, slot] < rows:
+            matrix[indices[column, slot], :, column] = values[column, slot]
+    return matrix.reshape(rows * height, columns * width)
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +85,12 @@ def test_any_number_of_columns_in_turn(columns: int, monkeypatch: pytest.MonkeyP
     draw = lambda *shape: jnp.asarray(rng.integers(-3, 4, shape), jnp.float32)
     rows = np.stack([rng.permutation(4)[:3] for _ in range(columns)]).astype(np.int32)
     x, values, grad = draw(40, 8), draw(columns, 3, 2, 3), draw(40, 3 * columns)
-    matrix = np.zeros((4, 2, columns, 3), np.float32)
-    for column, slot in np.ndindex(rows.shape):
-        matrix[rows[column, slot], :, column] = values[column, slot]
+    matrix = dense(np.asarray(values), rows, 4)
     f = lambda x, values: block_sparse_matmul(x, values, jnp.asarray(rows))
     out, back = jax.vjp(f, x, values)
-    np.testing.assert_array_equal(out, x @ matrix.reshape(8, -1))
+    np.testing.assert_array_equal(out, np.asarray(x) @ matrix)
     grad_x, grad_values = back(grad)
-    np.testing.assert_array_equal(grad_x, grad @ matrix.reshape(8, -1).T)
+    np.testing.assert_array_equal(grad_x, np.asarray(grad) @ matrix.T)
     whole = np.asarray(x.T @ grad).reshape(4, 2, columns, 3)
     for column, slot in np.ndindex(rows.shape):
         want = whole[rows[column, slot], :, column]
@@ -163,6 +161,18 @@ def test_one_vector_and_an_empty_batch() -> None:
     values = jnp.ones((4, 2, 2, 3)).at[3, 1].set(0)
     assert block_sparse_matmul(jnp.ones(INPUTS), values, INDICES).tolist() == [4.0] * 9 + [2.0] * 3
     assert block_sparse_matmul(jnp.ones((0, INPUTS)), values, INDICES).shape == (0, OUTPUTS)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize(("batch", "slots"), [(0, 2), (40, 0)])
+def test_gradients_of_an_empty_batch_and_of_empty_columns(batch: int, slots: int) -> None:
+    x, values, indices = jnp.ones((batch, INPUTS)), jnp.ones((4, slots, 2, 3)), INDICES[:, :slots]
+    out, back = jax.vjp(lambda *a: block_sparse_matmul(*a, indices), x, values)
+    assert out.shape == (batch, OUTPUTS)
+    assert not out.any()
+    for found, like in zip(back(jnp.ones_like(out)), (x, values), strict=True):
+        assert found.shape == like.shape
+        assert not found.any()
 
 
 def test_columns_spread_over_devices(operands: Any) -> None:
