@@ -272,7 +272,7 @@ def _back_in_turn(x: Array, values: Array, indices: Array, grad: Array) -> tuple
     together = lambda a: a.reshape(turns * few, *a.shape[2:])
 
     def columns(found: tuple[Array, Array], own: tuple[Array, ...]) -> Any:
-        (total, of_values), (turn, *own) = found, own
+        (total, of_values), turn, own = found, own[0], own[1:]
         of_rows, of_own = zip(
             *(_back_products(x, *one) for one in zip(*own, strict=True)), strict=True
         )
